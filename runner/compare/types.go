@@ -1,0 +1,74 @@
+package compare
+
+import (
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// Evidence is the strongest thing known about one attempt, as in the proof table. The zero value is unknown.
+type Evidence uint8
+
+// The kinds of evidence.
+const (
+	EvidenceUnknown Evidence = iota
+	// Delivered: the right listener's identity came back to the source.
+	Delivered
+	// OneWay: the token arrived at the destination, the reply did not come back.
+	OneWay
+	// NoListener: refused by the destination's own stack, as its own failing listener check shows. A fixture fault.
+	NoListener
+	// Rejected: refused or ICMP-prohibited on the way.
+	Rejected
+	// Silent: timed out, no arrival, both agents proven alive, path proven by the baseline.
+	Silent
+	// WrongResponder: somebody answered, but not a permitted responder.
+	WrongResponder
+	// Missing: anything else; what was missing is in the words beside it.
+	Missing
+)
+
+// Observed is the observed verdict of one attempt and its evidence: an inference from an observation.
+type Observed struct {
+	Verdict  reach.Verdict `json:"verdict"`
+	Evidence Evidence      `json:"evidence"`
+	// Detail says in words what was seen or what was missing.
+	Detail string `json:"detail"`
+}
+
+// Outcome of judging. The zero value is unknown.
+type Result uint8
+
+// The results.
+const (
+	ResultUnknown Result = iota
+	Pass
+	Fail
+	Inconclusive
+	Skipped
+)
+
+// Class tells what kind of failure it is. The zero value is none.
+type Class uint8
+
+// The classes; holes outrank breaks.
+const (
+	ClassNone Class = iota
+	// Hole: promised deny, observed allow.
+	Hole
+	// Break: promised allow, observed deny.
+	Break
+)
+
+// Judgement is the result for one attempt of one step, with the reason in words.
+type Judgement struct {
+	Attempt  plan.Planned       `json:"attempt"`
+	Promise  plan.Promise       `json:"promise"`
+	Observed Observed           `json:"observed"`
+	Result   Result             `json:"result"`
+	Class    Class              `json:"class,omitempty"`
+	Culprit  string             `json:"culprit,omitempty"` // "policy bug", "CNI bug or unconverged", "engine question"
+	Reason   string             `json:"reason"`
+	Replay   string             `json:"replay,omitempty"` // the command that repeats this attempt; filled for all but pass
+	Facts    probes.Observation `json:"observation"`
+}

@@ -1,0 +1,130 @@
+package plan
+
+import (
+	"net/netip"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+// Facts are what the cluster gave a world: addresses, nodes, names. They enter explicitly; planning asks nobody.
+type Facts struct {
+	// Pods by "namespace/pod" as written in the scenario.
+	Pods map[string]PodFacts
+	// Services are ClusterIPs by "namespace/name" as written in the scenario.
+	Services map[string]netip.Addr
+	// Resolver is the cluster's DNS: the pods behind its Service, with the labels of their namespace.
+	Resolver Resolver
+	// ClusterDomain is the DNS suffix, such as "cluster.local".
+	ClusterDomain string
+	// Prefix is put before every namespace name in the cluster; empty in the lab.
+	Prefix string
+}
+
+// PodFacts are one pod's address and node.
+type PodFacts struct {
+	IP   netip.Addr
+	Node string
+}
+
+// Resolver is the cluster's DNS service as policies see it.
+type Resolver struct {
+	Namespace reach.Namespace
+	Pods      []reach.Pod
+}
+
+// Kind is how the destination of an attempt was chosen. The zero value is unknown.
+type Kind uint8
+
+// The kinds of destination.
+const (
+	KindUnknown Kind = iota
+	// PodIP goes to a pod's own address.
+	PodIP
+	// ClusterIP goes to a Service's address and is judged on its backends.
+	ClusterIP
+	// Lookup resolves a Service's name; it is judged on the resolver's pods.
+	Lookup
+)
+
+// Planned is one attempt of a scenario, the same in every step.
+type Planned struct {
+	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>service:y/web:TCP/80", "x/a>dns:web.y".
+	// `gapproof run FILE --attempt ID` repeats just this one.
+	ID string `json:"id"`
+	// Source is "namespace/pod"; Destination is "namespace/pod", "service:namespace/name" or "dns:name.namespace", all as
+	// written in the scenario.
+	Source      string          `json:"source"`
+	Destination string          `json:"destination"`
+	Kind        Kind            `json:"kind"`
+	Protocol    probes.Protocol `json:"protocol"`
+	Port        uint16          `json:"port,omitempty"`
+	// Address is where the packet is sent; invalid for Lookup, where Name is the fully qualified name.
+	Address netip.AddrPort `json:"address,omitzero"`
+	Name    string         `json:"name,omitempty"`
+	// Responders are the identities ("namespace/pod" as in the scenario) that may answer: the pod, or every backend.
+	Responders []string `json:"responders,omitempty"`
+	// Answer is the address a Lookup must return.
+	Answer netip.Addr `json:"answer,omitzero"`
+	// SameNode tells whether source and destination share a node; for Services: all backends do.
+	SameNode bool `json:"sameNode"`
+}
+
+// Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port.
+type Plan struct {
+	Scenario *scenarios.Scenario `json:"-"`
+	Name     string              `json:"scenario"`
+	Attempts []Planned           `json:"attempts"`
+	Steps    []Step              `json:"steps"`
+}
+
+// Step is one step with the state it leads to.
+type Step struct {
+	Name string `json:"name"`
+	// Changes are what to do in the cluster, in order: applies and replaces, deletes, relabels. Names are the cluster's
+	// (prefix applied, selectors on kubernetes.io/metadata.name rewritten).
+	Changes []Change `json:"changes"`
+	// World and Policies are in effect after the changes, with the cluster's names.
+	World    reach.World    `json:"-"`
+	Policies []reach.Policy `json:"-"`
+	// Promises has one entry per attempt, same index.
+	Promises []Promise `json:"promises"`
+}
+
+// Change is one change; exactly one field is set.
+type Change struct {
+	// Apply creates the policy or replaces the one of that name.
+	Apply *reach.Policy `json:"apply,omitempty"`
+	// Delete is "namespace/name" of a policy.
+	Delete string `json:"delete,omitempty"`
+	// Relabel sets and removes labels.
+	Relabel *Relabel `json:"relabel,omitempty"`
+}
+
+// Relabel sets (value) or removes (nil) labels. Pod is empty for the namespace itself.
+type Relabel struct {
+	Namespace string             `json:"namespace"`
+	Pod       string             `json:"pod,omitempty"`
+	Labels    map[string]*string `json:"labels"`
+}
+
+// Promise is what must hold for one attempt after one step.
+type Promise struct {
+	// Intended is the person's verdict, Unknown where the scenario states none.
+	Intended reach.Verdict `json:"intended"`
+	// IntendedBy is the field that says so, such as "steps[0].expect.deny[1]" or "steps[0].expect.exhaustive".
+	IntendedBy string `json:"intendedBy,omitempty"`
+	// Derived is the engine's decision. For several backends: their common decision; Unknown with a note when they differ.
+	Derived reach.Decision `json:"derived"`
+	// Skip says why this attempt cannot be judged after this step; empty when it can.
+	Skip string `json:"skip,omitempty"`
+}
+
+// Verdict is the promise: intended where stated, else derived.
+func (p Promise) Verdict() reach.Verdict {
+	if p.Intended != reach.Unknown {
+		return p.Intended
+	}
+	return p.Derived.Verdict
+}

@@ -1,0 +1,150 @@
+package scenarios
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The only apiVersion and kind of a scenario file.
+const (
+	APIVersion = "gapproof.dev/v1alpha1"
+	Kind       = "Scenario"
+)
+
+// Scenario is one file: a world, policies, steps and intent, as a person writes them.
+type Scenario struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        Metadata `json:"metadata"`
+	World           World    `json:"world"`
+	// Policies are the NetworkPolicies the steps may name, inline or from files.
+	Policies Policies `json:"policies,omitempty"`
+	// Steps run in order. Without any there is one step named "policies" that applies every policy and expects Expect.
+	Steps []Step `json:"steps,omitempty"`
+	// Expect is the intent of the last step when that step has none of its own.
+	Expect *Expect `json:"expect,omitempty"`
+
+	// File is the path the scenario was loaded from. Not part of the language.
+	File string `json:"-"`
+}
+
+// Metadata names a scenario.
+type Metadata struct {
+	// Name is a DNS label and equals the file name without its ending.
+	Name string `json:"name"`
+	// Title is one sentence saying what is shown.
+	Title string `json:"title,omitempty"`
+	// Tags select scenarios on the command line. The tag "hole" marks one that is meant to fail.
+	Tags []string `json:"tags,omitempty"`
+	// Controls are identifiers of regulations, such as "pci-dss-4.0/1.3.1".
+	Controls []string `json:"controls,omitempty"`
+}
+
+// World is namespaces, pods and Services. Policies are not part of it.
+type World struct {
+	Namespaces []Namespace `json:"namespaces"`
+	Services   []Service   `json:"services,omitempty"`
+}
+
+// Namespace holds its pods.
+type Namespace struct {
+	Name   string            `json:"name"`
+	Labels map[string]string `json:"labels,omitempty"`
+	Pods   []Pod             `json:"pods,omitempty"`
+}
+
+// Pod is one probe pod: both a source and a destination.
+type Pod struct {
+	Name   string            `json:"name"`
+	Labels map[string]string `json:"labels,omitempty"`
+	// Ports are listened on. Default: TCP 80.
+	Ports []Port `json:"ports,omitempty"`
+	// Node says where it runs: "" for anywhere, "a", "b", … for named places that are pairwise different nodes (a is the first
+	// schedulable node in name order).
+	Node string `json:"node,omitempty"`
+}
+
+// Port is one listener.
+type Port struct {
+	// Name is the port's name for policies with named ports. Optional.
+	Name string `json:"name,omitempty"`
+	Port uint16 `json:"port"`
+	// Protocol is TCP, UDP or SCTP. Default: TCP.
+	Protocol corev1.Protocol `json:"protocol,omitempty"`
+}
+
+// Service is a ClusterIP Service of the world.
+type Service struct {
+	Name      string            `json:"name"`
+	Namespace string            `json:"namespace"`
+	Selector  map[string]string `json:"selector"`
+	Ports     []ServicePort     `json:"ports"`
+	// Lookup also plans a DNS attempt for the Service's name from every pod, each an attempt of its own.
+	Lookup bool `json:"lookup,omitempty"`
+}
+
+// ServicePort maps a Service port to the pods' port.
+type ServicePort struct {
+	Port uint16 `json:"port"`
+	// TargetPort is a number; default: Port.
+	TargetPort uint16          `json:"targetPort,omitempty"`
+	Protocol   corev1.Protocol `json:"protocol,omitempty"`
+}
+
+// Policies are gathered from every source in this order: Inline, then Files.
+type Policies struct {
+	Inline []networkingv1.NetworkPolicy `json:"inline,omitempty"`
+	// Files are paths of multi-document YAML files or directories of them, relative to the scenario file.
+	Files []string `json:"files,omitempty"`
+
+	// Loaded is Inline and the contents of Files with their origins, in order. Filled by loading.
+	Loaded []Policy `json:"-"`
+}
+
+// Policy is one NetworkPolicy and where it was written.
+type Policy struct {
+	Spec networkingv1.NetworkPolicy
+	File string
+	// Line is the first line of the document or list item in File, counted from 1; 0 when unknown.
+	Line int
+}
+
+// Step changes policies or labels, then observes.
+type Step struct {
+	Name string `json:"name"`
+	// Apply and Replace name policies as "namespace/name" of Policies; "*" stands for all. Replace sends a policy that is
+	// given inline under With.
+	Apply   []string                     `json:"apply,omitempty"`
+	Replace []networkingv1.NetworkPolicy `json:"replace,omitempty"`
+	Delete  []string                     `json:"delete,omitempty"`
+	Relabel []Relabel                    `json:"relabel,omitempty"`
+	Expect  *Expect                      `json:"expect,omitempty"`
+
+	// Replacing is Replace with origins. Filled by loading.
+	Replacing []Policy `json:"-"`
+}
+
+// Relabel sets (value) or removes (null) labels of one pod or namespace.
+type Relabel struct {
+	// Exactly one of Pod ("namespace/pod") and Namespace.
+	Pod       string             `json:"pod,omitempty"`
+	Namespace string             `json:"namespace,omitempty"`
+	Labels    map[string]*string `json:"labels"`
+}
+
+// Expect is intent. Without any Expect the derived verdicts alone are the promise.
+type Expect struct {
+	// Exhaustive means: and every planned attempt that no entry names is denied.
+	Exhaustive bool   `json:"exhaustive,omitempty"`
+	Allow      []Rule `json:"allow,omitempty"`
+	Deny       []Rule `json:"deny,omitempty"`
+}
+
+// Rule names attempts by source, destination and ports.
+type Rule struct {
+	// From and To list "namespace/pod", "namespace/*" or "*"; To also "service:namespace/name" and "dns" (name lookups).
+	From []string `json:"from"`
+	To   []string `json:"to"`
+	// Ports list "TCP/80", "UDP/53"; empty means every planned port.
+	Ports []string `json:"ports,omitempty"`
+}

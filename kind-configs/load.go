@@ -1,0 +1,117 @@
+package kindconfigs
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"sort"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
+)
+
+// Default is the topology used when nobody asks for another.
+const Default = "one-worker"
+
+// ErrUnknown reports a topology that is not among [Names].
+var ErrUnknown = errors.New("unknown topology")
+
+//go:embed *.yaml
+var files embed.FS
+
+// Names lists the topologies, sorted. A name is its file's name without ".yaml".
+func Names() []string {
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		panic(fmt.Sprintf("listing the embedded topologies: %v", err)) // the file system is compiled in: cannot happen
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, strings.TrimSuffix(e.Name(), path.Ext(e.Name())))
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Load returns the topology with this name; the caller owns the result. The error matches [ErrUnknown] for a name that is not
+// among [Names]; any other error is a fault of the file and lists every fault found.
+func Load(name string) (*v1alpha4.Cluster, error) {
+	raw, err := files.ReadFile(name + ".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("looking up topology %q (there are %s): %w", name, strings.Join(Names(), ", "), ErrUnknown)
+	}
+	c, err := decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading topology %q: %w", name, err)
+	}
+	return c, nil
+}
+
+func decode(raw []byte) (*v1alpha4.Cluster, error) {
+	var c v1alpha4.Cluster
+	d := yaml.NewDecoder(bytes.NewReader(raw))
+	d.KnownFields(true) // kind decodes strictly too; here the fault is found before an engine is touched
+	if err := d.Decode(&c); err != nil {
+		return nil, fmt.Errorf("decoding: %w", err)
+	}
+	if err := validate(&c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// validate holds what the lab needs of every topology, beyond kind's own rules. It runs on the file as written, before kind
+// fills in defaults, so that what the lab relies on is visible in the file.
+func validate(c *v1alpha4.Cluster) error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Kind != "Cluster" || c.APIVersion != "kind.x-k8s.io/v1alpha4" {
+		fault("kind, apiVersion: are %q and %q, want Cluster of kind.x-k8s.io/v1alpha4", c.Kind, c.APIVersion)
+	}
+	if c.Name != "" {
+		fault("name: is %q, must be empty: a topology can be brought up under any name", c.Name)
+	}
+	if !c.Networking.DisableDefaultCNI {
+		fault("networking.disableDefaultCNI: must be true: the lab installs the CNI under test")
+	}
+	if _, err := PodSubnets(c); err != nil {
+		faults = append(faults, err)
+	}
+	controlPlanes := 0
+	for i, n := range c.Nodes {
+		if n.Role == v1alpha4.ControlPlaneRole {
+			controlPlanes++
+		}
+		if n.Image != "" {
+			fault("nodes[%d].image: is %q, must be empty: the node image comes from the lock", i, n.Image)
+		}
+		if len(n.ExtraPortMappings) > 0 {
+			fault("nodes[%d].extraPortMappings: must be empty: the lab publishes nothing on the host but the API server", i)
+		}
+	}
+	if controlPlanes != 1 {
+		// With several, kind adds a load balancer container, whose image is not in the lock.
+		fault("nodes: has %d control planes, want 1", controlPlanes)
+	}
+	return errors.Join(faults...)
+}
+
+// PodSubnets are the pod address ranges of the topology, at most one per address family, in the file's order.
+func PodSubnets(c *v1alpha4.Cluster) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range strings.Split(c.Networking.PodSubnet, ",") {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("networking.podSubnet: reading %q: %w", s, err)
+		}
+		if p != p.Masked() {
+			return nil, fmt.Errorf("networking.podSubnet: %s has host bits, want %s", p, p.Masked())
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}

@@ -6,10 +6,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The only apiVersion and kind of a scenario file.
+// The only apiVersion, and the kinds of file: a scenario, and a world that several scenarios share.
 const (
 	APIVersion = "gapproof.dev/v1alpha1"
 	Kind       = "Scenario"
+	WorldKind  = "World"
 )
 
 // Scenario is one file: a world, policies, steps and intent, as a person writes them.
@@ -18,7 +19,7 @@ type Scenario struct {
 	Metadata        Metadata `json:"metadata"`
 	World           World    `json:"world"`
 	// Policies are the NetworkPolicies the steps may name, inline or from files.
-	Policies Policies `json:"policies,omitempty"`
+	Policies Policies `json:"policies,omitzero"`
 	// Steps run in order. Without any there is one step named "policies" that applies every policy and expects Expect.
 	Steps []Step `json:"steps,omitempty"`
 	// Expect is the intent of the last step when that step has none of its own.
@@ -26,6 +27,8 @@ type Scenario struct {
 
 	// File is the path the scenario was loaded from. Not part of the language.
 	File string `json:"-"`
+	// WorldFile is the path the world was read from; empty when it is written in the scenario. Not part of the language.
+	WorldFile string `json:"-"`
 }
 
 // Metadata names a scenario.
@@ -40,10 +43,29 @@ type Metadata struct {
 	Controls []string `json:"controls,omitempty"`
 }
 
-// World is namespaces, pods and Services. Policies are not part of it.
+// World is namespaces, pods and Services. Policies are not part of it. It is either written out or taken from a file.
 type World struct {
-	Namespaces []Namespace `json:"namespaces"`
+	// File is the path of a World file, relative to the scenario file. Nothing else may be given with it. Loading puts the
+	// file's namespaces and Services in its place and leaves File empty, so that equal worlds are equal values.
+	File       string      `json:"file,omitempty"`
+	Namespaces []Namespace `json:"namespaces,omitempty"`
 	Services   []Service   `json:"services,omitempty"`
+}
+
+// WorldFile is a file of kind World: a world for several scenarios to share. A run builds it once for all of them.
+type WorldFile struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        WorldMetadata `json:"metadata"`
+	Namespaces      []Namespace   `json:"namespaces"`
+	Services        []Service     `json:"services,omitempty"`
+}
+
+// WorldMetadata names a World file.
+type WorldMetadata struct {
+	// Name is a DNS label and equals the file name without its ending.
+	Name string `json:"name"`
+	// Title is one sentence saying what the world is.
+	Title string `json:"title,omitempty"`
 }
 
 // Namespace holds its pods.
@@ -112,13 +134,14 @@ type Policy struct {
 // Step changes policies or labels, then observes.
 type Step struct {
 	Name string `json:"name"`
-	// Apply and Replace name policies as "namespace/name" of Policies; "*" stands for all. Replace sends a policy that is
-	// given inline under With.
-	Apply   []string                     `json:"apply,omitempty"`
+	// Apply names policies of the scenario as "namespace/name"; "*" stands for all of them.
+	Apply []string `json:"apply,omitempty"`
+	// Replace holds new versions of policies that are in effect, whole and in place.
 	Replace []networkingv1.NetworkPolicy `json:"replace,omitempty"`
-	Delete  []string                     `json:"delete,omitempty"`
-	Relabel []Relabel                    `json:"relabel,omitempty"`
-	Expect  *Expect                      `json:"expect,omitempty"`
+	// Delete names policies in effect as "namespace/name"; "*" stands for all of them.
+	Delete  []string  `json:"delete,omitempty"`
+	Relabel []Relabel `json:"relabel,omitempty"`
+	Expect  *Expect   `json:"expect,omitempty"`
 
 	// Replacing is Replace with origins. Filled by loading.
 	Replacing []Policy `json:"-"`
@@ -132,7 +155,8 @@ type Relabel struct {
 	Labels    map[string]*string `json:"labels"`
 }
 
-// Expect is intent. Without any Expect the derived verdicts alone are the promise.
+// Expect is intent. Without any Expect the derived verdicts alone are the promise. A pod's attempts to itself are covered only by an
+// entry that names the pod in both From and To: no pod can be kept from itself by a policy, so neither "*" nor Exhaustive means it.
 type Expect struct {
 	// Exhaustive means: and every planned attempt that no entry names is denied.
 	Exhaustive bool   `json:"exhaustive,omitempty"`
@@ -142,9 +166,10 @@ type Expect struct {
 
 // Rule names attempts by source, destination and ports.
 type Rule struct {
-	// From and To list "namespace/pod", "namespace/*" or "*"; To also "service:namespace/name" and "dns" (name lookups).
+	// From lists "namespace/pod", "namespace/*" or "*" for every pod.
 	From []string `json:"from"`
-	To   []string `json:"to"`
-	// Ports list "TCP/80", "UDP/53"; empty means every planned port.
+	// To lists the same, and "service:namespace/name" for a Service or "dns" for the lookups of Services' names.
+	To []string `json:"to"`
+	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, a lookup has none.
 	Ports []string `json:"ports,omitempty"`
 }

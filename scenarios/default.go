@@ -1,0 +1,50 @@
+package scenarios
+
+import corev1 "k8s.io/api/core/v1"
+
+const (
+	defaultPort     = 80
+	defaultProtocol = corev1.ProtocolTCP
+	// defaultStep is the name of the one step of a scenario that writes none.
+	defaultStep = "policies"
+	// every stands for all policies, or all pods.
+	every = "*"
+)
+
+// setDefaults fills whatever a person may leave out. Policies are left as written: the API server fills theirs.
+func setDefaults(s *Scenario) {
+	s.World.setDefaults()
+	if len(s.Steps) == 0 {
+		s.Steps = []Step{{Name: defaultStep, Apply: []string{every}}}
+	}
+	if last := &s.Steps[len(s.Steps)-1]; last.Expect == nil {
+		last.Expect = s.Expect
+	}
+}
+
+func (w *World) setDefaults() {
+	for i := range w.Namespaces {
+		for j := range w.Namespaces[i].Pods {
+			pod := &w.Namespaces[i].Pods[j]
+			if pod.Ports == nil {
+				pod.Ports = []Port{{Port: defaultPort}}
+			}
+			for k := range pod.Ports {
+				if pod.Ports[k].Protocol == "" {
+					pod.Ports[k].Protocol = defaultProtocol
+				}
+			}
+		}
+	}
+	for i := range w.Services {
+		for j := range w.Services[i].Ports {
+			port := &w.Services[i].Ports[j]
+			if port.TargetPort == 0 {
+				port.TargetPort = port.Port
+			}
+			if port.Protocol == "" {
+				port.Protocol = defaultProtocol
+			}
+		}
+	}
+}

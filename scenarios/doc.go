@@ -1,0 +1,14 @@
+// Package scenarios is the language in which a person writes down what a cluster's network must do: a world, policies, steps and intent.
+//
+// [Load] reads files and directories into [Scenario] values, [LoadFS] does the same from an [io/fs.FS] such as the embedded catalogue. A scenario
+// has a [World] (namespaces, pods, Services; written in the file or shared from a [WorldFile]), [Policies], the [Step]s that apply them, and per step
+// an [Expect]: the intent, which [Expect.Intent] answers attempt by attempt. Loading is strict (unknown and repeated keys are faults), fills
+// defaults, then validates; every fault of every file comes back at once as [Faults], each with file, line, field path and value. A loaded
+// scenario is the same value on every machine: addresses enter later, through [Substitute]. schema.json is the language for editors.
+//
+// The trap: intent is what a person wants, not what the policies say. Nothing here evaluates a policy, and a scenario whose
+// policies contradict its intent loads without a fault; finding that out is what a run is for. Policies are kept as they were written:
+// the API server's defaults are not filled in here.
+//
+// Clients, the planning of attempts and anything that is known only about one cluster do not belong here.
+package scenarios

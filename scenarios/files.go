@@ -1,0 +1,117 @@
+package scenarios
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxFile bounds what is read of one file, so that a wrong path does not exhaust memory. A policy takes a kilobyte or two: this is room for
+// ten thousand in one file.
+const maxFile = 16 << 20
+
+var errTooBig = errors.New("is larger than 16 MiB")
+
+// tree is where files come from. Names are the tree's own: of the operating system, or slash-separated within an fs.FS.
+type tree interface {
+	open(name string) (fs.File, error)
+	list(name string) ([]fs.DirEntry, error)
+	// beside is the name of what file calls relative.
+	beside(file, relative string) string
+	join(directory, name string) string
+}
+
+type osTree struct{}
+
+func (osTree) open(name string) (fs.File, error)       { return os.Open(name) }
+func (osTree) list(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+func (osTree) join(directory, name string) string      { return filepath.Join(directory, name) }
+func (osTree) beside(file, relative string) string {
+	if filepath.IsAbs(relative) {
+		return filepath.Clean(relative)
+	}
+	return filepath.Join(filepath.Dir(file), filepath.FromSlash(relative))
+}
+
+type fsTree struct{ fs.FS }
+
+func (t fsTree) open(name string) (fs.File, error)       { return t.Open(name) }
+func (t fsTree) list(name string) ([]fs.DirEntry, error) { return fs.ReadDir(t.FS, name) }
+func (fsTree) join(directory, name string) string        { return path.Join(directory, name) }
+func (fsTree) beside(file, relative string) string       { return path.Join(path.Dir(file), relative) }
+
+// read is the content of a file; fs.ErrNotExist, errTooBig and the tree's own errors tell why there is none.
+func read(t tree, name string) (content []byte, err error) {
+	f, err := t.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	content, err = io.ReadAll(io.LimitReader(f, maxFile+1))
+	if len(content) > maxFile {
+		return nil, errTooBig
+	}
+	return content, err
+}
+
+func isDirectory(t tree, name string) (bool, error) {
+	f, err := t.open(name)
+	if err != nil {
+		return false, err
+	}
+	info, err := f.Stat()
+	return err == nil && info.IsDir(), errors.Join(err, f.Close())
+}
+
+// yamlFiles are the YAML files below a directory in name order, hidden ones left out. Symbolic links to directories are not followed: they
+// may form circles.
+func yamlFiles(t tree, directory string) ([]string, error) {
+	entries, err := t.list(directory)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	var out []string
+	for _, e := range entries {
+		name := t.join(directory, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), "."):
+		case e.IsDir():
+			below, err := yamlFiles(t, name)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, below...)
+		case isYAML(name):
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+func isYAML(name string) bool {
+	switch path.Ext(name) {
+	case ".yaml", ".yml":
+		return true
+	default:
+		return false
+	}
+}
+
+// reason is the part of a file error that is not already told by the fault: why, without the path.
+func reason(err error) string {
+	var pathErr *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "no such file or directory"
+	case errors.As(err, &pathErr):
+		return pathErr.Err.Error()
+	default:
+		return err.Error()
+	}
+}

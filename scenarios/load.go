@@ -1,0 +1,402 @@
+package scenarios
+
+import (
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+const (
+	policyAPIVersion = "networking.k8s.io/v1"
+	policyKind       = "NetworkPolicy"
+	policyListKind   = "NetworkPolicyList"
+	listAPIVersion   = "v1"
+	listKind         = "List"
+)
+
+// Load reads the scenarios of the named files and of the directories' *.yaml and *.yml files, at any depth, in name order. Below a
+// directory every YAML file must be a Scenario, a World, or something that a scenario refers to; hidden files are left out.
+//
+// The result is ready for planning: defaults filled, shared worlds and policy files read in, everything valid. Otherwise the error is a
+// Faults with all that is wrong in all of the files, and there is no result.
+func Load(paths ...string) ([]*Scenario, error) {
+	clean := make([]string, len(paths))
+	for i, p := range paths {
+		clean[i] = filepath.Clean(p)
+	}
+	return load(osTree{}, clean)
+}
+
+// LoadFS is Load for the files of fsys, with paths as fs.ValidPath has them; "." is all of fsys.
+func LoadFS(fsys fs.FS, paths ...string) ([]*Scenario, error) {
+	clean := make([]string, len(paths))
+	for i, p := range paths {
+		clean[i] = path.Clean(p)
+	}
+	return load(fsTree{fsys}, clean)
+}
+
+// loader is one call of Load.
+type loader struct {
+	tree tree
+	sink sink
+	// used are files that a scenario refers to.
+	used map[string]struct{}
+	// strays are files below a directory that are neither scenario nor world: faults, unless they turn out to be used.
+	strays []Fault
+	seen   map[string]struct{}
+	named  map[string]string // scenario name → file
+}
+
+func load(t tree, paths []string) ([]*Scenario, error) {
+	l := loader{tree: t, used: map[string]struct{}{}, seen: map[string]struct{}{}, named: map[string]string{}}
+	var out []*Scenario
+	for _, p := range paths {
+		out = append(out, l.path(p)...)
+	}
+	for _, stray := range l.strays {
+		if _, used := l.used[stray.File]; !used {
+			l.sink.add(stray)
+		}
+	}
+	if faults := l.sink.sorted(); len(faults) > 0 {
+		return nil, faults
+	}
+	return out, nil
+}
+
+// path loads one argument.
+func (l *loader) path(name string) []*Scenario {
+	directory, err := isDirectory(l.tree, name)
+	if err != nil {
+		l.sink.add(Fault{File: name, Message: reason(err), Hint: "name a scenario file or a directory of them"})
+		return nil
+	}
+	if !directory {
+		if s := l.file(name, named); s != nil {
+			return []*Scenario{s}
+		}
+		return nil
+	}
+	files, err := yamlFiles(l.tree, name)
+	if err != nil {
+		l.sink.add(Fault{File: name, Message: reason(err)})
+		return nil
+	}
+	before := len(l.sink.faults)
+	var out []*Scenario
+	for _, f := range files {
+		if s := l.file(f, found); s != nil {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 && len(l.sink.faults) == before && len(l.strays) == 0 {
+		l.sink.add(Fault{File: name, Message: "holds no scenario", Hint: "scenario files end in .yaml or .yml"})
+	}
+	return out
+}
+
+// origin is how a file came to be loaded.
+type origin uint8
+
+const (
+	named origin = iota // the caller named it: it must be a scenario
+	found               // it lies below a directory: it may also be a World, or something a scenario refers to
+)
+
+func (l *loader) misfit(how origin, f Fault) {
+	if how == found {
+		l.strays = append(l.strays, f)
+		return
+	}
+	l.sink.add(f)
+}
+
+// file loads one file; nil when it is no scenario. A World file is checked even when no scenario uses it.
+func (l *loader) file(name string, how origin) *Scenario {
+	if _, twice := l.seen[name]; twice {
+		return nil
+	}
+	l.seen[name] = struct{}{}
+	content, err := read(l.tree, name)
+	if err != nil {
+		l.sink.add(Fault{File: name, Message: reason(err)})
+		return nil
+	}
+	documents := parse(name, content, &l.sink)
+	if len(documents) == 0 {
+		if !l.sink.has(name) {
+			l.misfit(how, Fault{File: name, Message: "holds no document", Hint: "a scenario begins with apiVersion: " + APIVersion})
+		}
+		return nil
+	}
+	switch kind := topLevel(documents[0], "kind"); {
+	case kind == Kind:
+		if len(documents) > 1 {
+			l.sink.add(Fault{File: name, Line: documents[1].Line, Message: "holds more than one document", Hint: "one scenario per file"})
+		}
+		return l.scenario(name, documents[0])
+	case kind == WorldKind && how == found:
+		l.world(name, documents)
+		return nil
+	default:
+		l.misfit(how, misfitOf(name, documents[0], kind))
+		return nil
+	}
+}
+
+// has tells whether a file already has a fault.
+func (s *sink) has(file string) bool {
+	for i := range s.faults {
+		if s.faults[i].File == file {
+			return true
+		}
+	}
+	return false
+}
+
+func misfitOf(name string, node *yaml.Node, kind string) Fault {
+	f := Fault{File: name, Line: node.Line, Field: "kind", Value: kind, Hint: "write kind: " + Kind}
+	switch {
+	case node.Kind != yaml.MappingNode:
+		f.Field, f.Message = "", "wants a mapping, has "+describe(node)
+		f.Hint = "a scenario begins with apiVersion: " + APIVersion
+	case kind == "":
+		f.Message = "is missing"
+	case kind == policyKind || kind == policyListKind || kind == listKind:
+		f.Message, f.Hint = kind+" is not a "+Kind, "name the file in policies.files of a scenario"
+	case kind == WorldKind:
+		f.Message, f.Hint = "World is not a Scenario", "name the file in world.file of a scenario"
+	default:
+		f.Message = kind + " is not a " + Kind
+	}
+	if line := lineOf(node, "kind"); line > 0 {
+		f.Line = line
+	}
+	return f
+}
+
+// topLevel is the scalar value of a key of the document, or "".
+func topLevel(n *yaml.Node, key string) string {
+	if n.Kind != yaml.MappingNode {
+		return ""
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key && n.Content[i+1].Kind == yaml.ScalarNode {
+			return n.Content[i+1].Value
+		}
+	}
+	return ""
+}
+
+func lineOf(n *yaml.Node, key string) int {
+	if n.Kind != yaml.MappingNode {
+		return 0
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i].Line
+		}
+	}
+	return 0
+}
+
+func (l *loader) scenario(name string, node *yaml.Node) *Scenario {
+	doc := newDocument(name, node, &l.sink)
+	s := &Scenario{File: name}
+	doc.decode(node, "", s)
+	checkType(doc, "", s.APIVersion, APIVersion)
+	doc.checkName(name, "metadata.name", s.Metadata.Name)
+	if other, taken := l.named[s.Metadata.Name]; taken && s.Metadata.Name != "" {
+		doc.fault("metadata.name", s.Metadata.Name, "", "%s is the name of %s too", s.Metadata.Name, other)
+	} else {
+		l.named[s.Metadata.Name] = name
+	}
+	c := checker{document: doc, scenario: s, policies: l.policies(doc, s)}
+	for _, p := range c.policies {
+		s.Policies.Loaded = append(s.Policies.Loaded, p.Policy)
+	}
+	c.replacing = make([][]located, len(s.Steps))
+	for i := range s.Steps {
+		c.replacing[i] = doc.inline(s.Steps[i].Replace, "steps["+strconv.Itoa(i)+"].replace")
+		for _, p := range c.replacing[i] {
+			s.Steps[i].Replacing = append(s.Steps[i].Replacing, p.Policy)
+		}
+	}
+	worldRead := true
+	if s.World.File != "" {
+		worldRead = l.sharedWorld(doc, s)
+	} else {
+		s.World.setDefaults()
+		checkWorld(doc, "world", s.World)
+	}
+	setDefaults(s)
+	if worldRead && len(s.World.Namespaces) > 0 { // else every name would be unknown, which helps nobody
+		c.check()
+	}
+	return s
+}
+
+// sharedWorld puts the world of the named file in place, and tells whether there was one.
+func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
+	if s.World.Namespaces != nil || s.World.Services != nil {
+		doc.fault("world", nil, "write the world out, or name a file", "file goes with neither namespaces nor services")
+	}
+	name := l.tree.beside(doc.file, s.World.File)
+	l.used[name] = struct{}{}
+	content, err := read(l.tree, name)
+	if err != nil {
+		doc.fault("world.file", s.World.File, "the path is relative to the scenario file", "reading %s: %s", name, reason(err))
+		return false
+	}
+	documents := parse(name, content, &l.sink)
+	if len(documents) == 0 {
+		if !l.sink.has(name) {
+			doc.fault("world.file", s.World.File, "", "%s holds no document", name)
+		}
+		return false
+	}
+	s.World, s.WorldFile = l.world(name, documents), name
+	return true
+}
+
+// world reads and checks a World file. Scenarios that share it get values of their own, and the same faults, which are told once.
+func (l *loader) world(name string, documents []*yaml.Node) World {
+	node := documents[0]
+	doc := newDocument(name, node, &l.sink)
+	var file WorldFile
+	doc.decode(node, "", &file)
+	checkType(doc, "", file.APIVersion, APIVersion)
+	if file.Kind != WorldKind {
+		doc.fault("kind", file.Kind, "write kind: "+WorldKind, "%q is not %s", file.Kind, WorldKind)
+	}
+	if len(documents) > 1 {
+		l.sink.add(Fault{File: name, Line: documents[1].Line, Message: "holds more than one document", Hint: "one world per file"})
+	}
+	doc.checkName(name, "metadata.name", file.Metadata.Name)
+	world := World{Namespaces: file.Namespaces, Services: file.Services}
+	world.setDefaults()
+	checkWorld(doc, "", world)
+	return world
+}
+
+func checkType(doc *document, prefix, apiVersion, want string) {
+	field := child(prefix, "apiVersion")
+	switch apiVersion {
+	case want:
+	case "":
+		doc.fault(field, nil, "write apiVersion: "+want, "is missing")
+	default:
+		doc.fault(field, apiVersion, "write apiVersion: "+want, "%s is not %s", apiVersion, want)
+	}
+}
+
+// located is a policy and where its faults belong.
+type located struct {
+	Policy
+	document *document
+	path     *field.Path // nil: the policy is the whole document
+}
+
+const relativeHint = "paths are relative to the scenario file"
+
+// policies gathers the inline policies and those of the files.
+func (l *loader) policies(doc *document, s *Scenario) []located {
+	out := doc.inline(s.Policies.Inline, "policies.inline")
+	for i, relative := range s.Policies.Files {
+		at := item("policies.files", i)
+		name := l.tree.beside(doc.file, relative)
+		files := []string{name}
+		directory, err := isDirectory(l.tree, name)
+		if err == nil && directory {
+			files, err = yamlFiles(l.tree, name)
+		}
+		if err != nil {
+			doc.fault(at, relative, relativeHint, "reading %s: %s", name, reason(err))
+			continue
+		}
+		if len(files) == 0 {
+			doc.fault(at, relative, "policy files end in .yaml or .yml", "%s holds no policy file", name)
+		}
+		for _, f := range files {
+			out = append(out, l.policyFile(doc, at, f)...)
+		}
+	}
+	return out
+}
+
+// policyFile reads the policies of one file; at is the field of the scenario that led to it.
+func (l *loader) policyFile(doc *document, at, name string) []located {
+	l.used[name] = struct{}{}
+	content, err := read(l.tree, name)
+	if err != nil {
+		doc.fault(at, name, relativeHint, "reading %s: %s", name, reason(err))
+		return nil
+	}
+	documents := parse(name, content, &l.sink)
+	if len(documents) == 0 && !l.sink.has(name) {
+		doc.fault(at, name, "", "%s holds no %s", name, policyKind)
+	}
+	var out []located
+	for _, node := range documents {
+		out = append(out, l.policyDocument(name, node)...)
+	}
+	return out
+}
+
+// policyDocument reads one document of a policy file: a NetworkPolicy, or a list of them as kubectl prints it.
+func (l *loader) policyDocument(file string, node *yaml.Node) []located {
+	doc := newDocument(file, node, &l.sink)
+	switch kind := topLevel(node, "kind"); kind {
+	case policyKind:
+		var p networkingv1.NetworkPolicy
+		doc.decode(node, "", &p)
+		checkType(doc, "", p.APIVersion, policyAPIVersion)
+		return []located{{Policy: Policy{Spec: p, File: file, Line: node.Line}, document: doc}}
+	case policyListKind, listKind:
+		var list networkingv1.NetworkPolicyList
+		doc.decode(node, "", &list)
+		want := policyAPIVersion
+		if kind == listKind {
+			want = listAPIVersion
+		}
+		checkType(doc, "", list.APIVersion, want)
+		return doc.inline(list.Items, "items")
+	default:
+		f := misfitOf(file, node, kind)
+		f.Hint = "policies.files wants " + policyKind + " of " + policyAPIVersion
+		if kind != "" {
+			f.Message = kind + " is not a " + policyKind
+		}
+		l.sink.add(f)
+		return nil
+	}
+}
+
+// inline gives the policies of a list their origins. They need not say what they are, but if they do it must be right.
+func (d *document) inline(list []networkingv1.NetworkPolicy, at string) []located {
+	out := make([]located, 0, len(list))
+	for i, p := range list {
+		each := item(at, i)
+		if p.APIVersion != "" {
+			checkType(d, each, p.APIVersion, policyAPIVersion)
+		}
+		if p.Kind != "" && p.Kind != policyKind {
+			d.fault(child(each, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
+		}
+		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each)}, document: d, path: field.NewPath(at).Index(i)})
+	}
+	return out
+}
+
+// fileStem is the file name without directories and ending, on any operating system.
+func fileStem(file string) string {
+	base := path.Base(filepath.ToSlash(file))
+	return strings.TrimSuffix(base, path.Ext(base))
+}

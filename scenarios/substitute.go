@@ -1,0 +1,124 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+
+	networkingv1 "k8s.io/api/networking/v1"
+)
+
+// placeholderStart begins a placeholder. No CIDR contains it.
+const placeholderStart = "${"
+
+// placeholder stands for a CIDR around a pod's address, which nobody knows when writing a scenario:
+//
+//	${pod:x/a}     the address of pod a in namespace x alone
+//	${pod:x/a}/24  the network of 24 bits that the address lies in
+//
+// It may stand in ipBlock.cidr and ipBlock.except, nowhere else.
+type placeholder struct {
+	pod  string // "namespace/pod"
+	bits int    // -1: all of the address
+}
+
+var placeholderForm = regexp.MustCompile(`^\$\{pod:([a-z0-9-]+/[a-z0-9-]+)\}(?:/([0-9]{1,3}))?$`)
+
+const longestPrefix = 128
+
+func parsePlaceholder(s string) (placeholder, error) {
+	m := placeholderForm.FindStringSubmatch(s)
+	if m == nil {
+		return placeholder{}, errors.New("a placeholder is ${pod:NAMESPACE/POD} or ${pod:NAMESPACE/POD}/BITS")
+	}
+	p := placeholder{pod: m[1], bits: -1}
+	if m[2] != "" {
+		bits, err := strconv.Atoi(m[2])
+		if err != nil || bits > longestPrefix {
+			return placeholder{}, fmt.Errorf("a prefix has at most %d bits", longestPrefix)
+		}
+		p.bits = bits
+	}
+	return p, nil
+}
+
+func (p placeholder) prefix(address func(pod string) (netip.Addr, bool)) (netip.Prefix, error) {
+	a, known := address(p.pod)
+	if !known {
+		return netip.Prefix{}, fmt.Errorf("pod %s has no known address", p.pod)
+	}
+	bits := p.bits
+	if bits < 0 {
+		bits = a.BitLen()
+	}
+	return a.Prefix(bits) // masked, as the API server wants it; too many bits for the family are an error
+}
+
+// Substitute is a copy of the policy with every placeholder of its ipBlocks replaced: address gives the address of a "namespace/pod" of the
+// scenario. A policy without placeholders comes back equal. The error tells of all placeholders that are malformed or whose pod has no
+// known address, and of every except that turns out not to lie within its cidr, which an API server would refuse.
+func Substitute(policy networkingv1.NetworkPolicy, address func(pod string) (netip.Addr, bool)) (networkingv1.NetworkPolicy, error) {
+	out := *policy.DeepCopy()
+	var errs []error
+	for i := range out.Spec.Ingress {
+		for j, peer := range out.Spec.Ingress[i].From {
+			errs = append(errs, substituteBlock(peer.IPBlock, fmt.Sprintf("spec.ingress[%d].from[%d].ipBlock", i, j), address))
+		}
+	}
+	for i := range out.Spec.Egress {
+		for j, peer := range out.Spec.Egress[i].To {
+			errs = append(errs, substituteBlock(peer.IPBlock, fmt.Sprintf("spec.egress[%d].to[%d].ipBlock", i, j), address))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return networkingv1.NetworkPolicy{}, fmt.Errorf("filling in the addresses of policy %s/%s: %w", policy.Namespace, policy.Name, err)
+	}
+	return out, nil
+}
+
+// substituteBlock replaces in place; a nil block has nothing to replace.
+func substituteBlock(b *networkingv1.IPBlock, at string, address func(string) (netip.Addr, bool)) error {
+	if b == nil {
+		return nil
+	}
+	var errs []error
+	replaced := false
+	fill := func(s *string, field string) {
+		p, err := parsePlaceholder(*s)
+		if err != nil {
+			if len(*s) >= len(placeholderStart) && (*s)[:len(placeholderStart)] == placeholderStart {
+				errs = append(errs, fmt.Errorf("%s: %q: %w", field, *s, err))
+			}
+			return
+		}
+		prefix, err := p.prefix(address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q: %w", field, *s, err))
+			return
+		}
+		*s, replaced = prefix.String(), true
+	}
+	fill(&b.CIDR, at+".cidr")
+	for i := range b.Except {
+		fill(&b.Except[i], fmt.Sprintf("%s.except[%d]", at, i))
+	}
+	if len(errs) > 0 || !replaced {
+		return errors.Join(errs...)
+	}
+	cidr, err := netip.ParsePrefix(b.CIDR)
+	if err != nil {
+		return fmt.Errorf("%s.cidr: %w", at, err)
+	}
+	for i, e := range b.Except {
+		except, err := netip.ParsePrefix(e)
+		if err == nil && !strictlyWithin(except, cidr) {
+			err = fmt.Errorf("%s is not a strict subset of %s", except, cidr)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s.except[%d]: %w", at, i, err))
+		}
+	}
+	return errors.Join(errs...)
+}

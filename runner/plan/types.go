@@ -1,7 +1,10 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
@@ -20,6 +23,8 @@ type Facts struct {
 	ClusterDomain string
 	// Prefix is put before every namespace name in the cluster; empty in the lab.
 	Prefix string
+	// Invented marks facts that no cluster gave, as those of [Offline].
+	Invented bool
 }
 
 // PodFacts are one pod's address and node.
@@ -48,6 +53,34 @@ const (
 	Lookup
 )
 
+var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup"}
+
+// String is the kind's name as reports print it.
+func (k Kind) String() string {
+	if int(k) >= len(kindNames) {
+		return fmt.Sprintf("invalid(%d)", uint8(k))
+	}
+	return kindNames[k]
+}
+
+// MarshalText writes the name.
+func (k Kind) MarshalText() ([]byte, error) {
+	if int(k) >= len(kindNames) {
+		return nil, fmt.Errorf("writing a kind of destination: %d has no name", uint8(k))
+	}
+	return []byte(kindNames[k]), nil
+}
+
+// UnmarshalText reads the name; anything else is an error.
+func (k *Kind) UnmarshalText(b []byte) error {
+	n := slices.Index(kindNames[:], string(b))
+	if n < 0 {
+		return fmt.Errorf("reading a kind of destination: %q is not one of %s", b, strings.Join(kindNames[:], ", "))
+	}
+	*k = Kind(n)
+	return nil
+}
+
 // Planned is one attempt of a scenario, the same in every step.
 type Planned struct {
 	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>service:y/web:TCP/80", "x/a>dns:web.y".
@@ -63,7 +96,8 @@ type Planned struct {
 	// Address is where the packet is sent; invalid for Lookup, where Name is the fully qualified name.
 	Address netip.AddrPort `json:"address,omitzero"`
 	Name    string         `json:"name,omitempty"`
-	// Responders are the identities ("namespace/pod" as in the scenario) that may answer: the pod, or every backend.
+	// Responders are the identities ("namespace/pod" as in the scenario) that may answer: the pod, or every backend the Service
+	// has before the first step.
 	Responders []string `json:"responders,omitempty"`
 	// Answer is the address a Lookup must return.
 	Answer netip.Addr `json:"answer,omitzero"`
@@ -71,12 +105,20 @@ type Planned struct {
 	SameNode bool `json:"sameNode"`
 }
 
-// Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port.
+// Self tells whether the attempt stays inside one pod.
+func (p Planned) Self() bool { return p.Kind == PodIP && p.Source == p.Destination }
+
+// Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
+// world writes them; destinations likewise, pods before Services before lookups; TCP before UDP before SCTP.
 type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`
-	Attempts []Planned           `json:"attempts"`
-	Steps    []Step              `json:"steps"`
+	// Invented tells that the addresses are not a cluster's; see [Facts].
+	Invented bool `json:"invented,omitempty"`
+	// Initial is the world before the first step, with the cluster's names and the resolver.
+	Initial  reach.World `json:"-"`
+	Attempts []Planned   `json:"attempts"`
+	Steps    []Step      `json:"steps"`
 }
 
 // Step is one step with the state it leads to.
@@ -117,6 +159,9 @@ type Promise struct {
 	IntendedBy string `json:"intendedBy,omitempty"`
 	// Derived is the engine's decision. For several backends: their common decision; Unknown with a note when they differ.
 	Derived reach.Decision `json:"derived"`
+	// Backends are the Service's backends after this step where labels have changed them since the baseline: they replace
+	// Responders, and the baseline does not speak for the path to them. Nil where nothing changed.
+	Backends []string `json:"backends,omitempty"`
 	// Skip says why this attempt cannot be judged after this step; empty when it can.
 	Skip string `json:"skip,omitempty"`
 }

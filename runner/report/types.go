@@ -50,13 +50,15 @@ type Step struct {
 	Rounds int           `json:"rounds"`
 	Took   time.Duration `json:"took"`
 	// Gaps are verdicts that changed after the beacons had flipped.
-	Gaps       []Gap               `json:"gaps,omitempty"`
+	Gaps []Gap `json:"gaps,omitempty"`
+	// Judgements are in the order of the plan's attempts; renderers put the worst first themselves.
 	Judgements []compare.Judgement `json:"judgements"`
 }
 
 // Gap is one attempt whose observed verdict changed after the step counted as converged.
 type Gap struct {
-	AttemptID string        `json:"attemptID"`
-	Detail    string        `json:"detail"`
-	After     time.Duration `json:"after"` // from acceptance of the change to the first observation that agrees with the last
+	AttemptID string `json:"attemptID"`
+	Detail    string `json:"detail"`
+	// After is from acceptance of the change to the first observation that agrees with the last.
+	After time.Duration `json:"after"`
 }

@@ -1,0 +1,21 @@
+// Package plan makes a scenario concrete: every attempt with its addresses, every step with its changes, and what must hold.
+//
+// [Build] joins a scenario with [Facts] (the addresses, nodes and names one cluster gave it) into a [Plan]: [Planned]
+// attempts that are the same in every step, and one [Step] per step of the scenario with the policies and labels in effect after it
+// and one [Promise] per attempt. A promise holds two verdicts that never overwrite each other: intended, which a person wrote under
+// expect, and derived, which runner/reach computes. [Offline] invents facts so that a plan can be read without any cluster,
+// [Plan.Only] narrows a plan to the attempt a replay names, [Plan.Undo] lists what brings the world back, and [GroupByWorld] finds
+// the scenarios that can share one fixture.
+//
+// What is planned: every pod to every pod on each port it listens on, itself included; every pod to every port of every Service by
+// ClusterIP; and a name lookup from every pod for each Service that asks for it. A ClusterIP is judged on the Service's backends
+// and their ports, and a lookup on the resolver's pods, because policies are applied after the Service's address is translated.
+//
+// Names. In the lab a world's namespaces are used as written. Elsewhere [Facts].Prefix is put before each of them, and before the
+// values with which a policy's namespaceSelector names one of them through kubernetes.io/metadata.name; a namespace outside
+// of the world, such as kube-system, keeps its name. Attempt IDs, sources, destinations and responders stay as written.
+//
+// The trap: a wildcard is not everything. In expect, "*" and "namespace/*" stand for pods, "service:…" and "dns" must be
+// written out, and neither a wildcard nor exhaustive speaks for a pod's traffic to itself, which the API lets no policy cut. The
+// package is pure: no client, socket, clock or file.
+package plan

@@ -1,0 +1,132 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/gapproof/gapproof/runner/compare"
+)
+
+// Summary counts a whole report.
+type Summary struct {
+	compare.Tally
+	// Scenarios by result; their sum is the number of scenarios.
+	Scenarios ScenarioTally `json:"scenarios"`
+	// Result is the worst result of all: fail, inconclusive, pass.
+	Result compare.Result `json:"result"`
+	// ExitCode is what a command that shows this report ends with.
+	ExitCode int `json:"exitCode"`
+}
+
+// ScenarioTally counts scenarios by their result.
+type ScenarioTally struct {
+	Pass         int `json:"pass"`
+	Fail         int `json:"fail"`
+	Inconclusive int `json:"inconclusive"`
+	Skipped      int `json:"skipped"`
+}
+
+// Summary counts the report. A scenario that could not be carried out to its end is inconclusive unless it failed, and so is a
+// run in which nothing was judged.
+func (r *Report) Summary() Summary {
+	var s Summary
+	for i := range r.Scenarios {
+		s.Tally = s.Tally.Add(r.Scenarios[i].Tally())
+		switch r.Scenarios[i].Result() {
+		case compare.Pass:
+			s.Scenarios.Pass++
+		case compare.Fail:
+			s.Scenarios.Fail++
+		case compare.Skipped:
+			s.Scenarios.Skipped++
+		default:
+			s.Scenarios.Inconclusive++
+		}
+	}
+	s.Result, s.ExitCode = s.Tally.Result(), s.Tally.ExitCode()
+	if s.Result == compare.Pass && s.Scenarios.Inconclusive > 0 {
+		s.Result, s.ExitCode = compare.Inconclusive, compare.ExitInconclusive
+	}
+	return s
+}
+
+// Tally counts the judgements of every step.
+func (s *Scenario) Tally() compare.Tally {
+	var t compare.Tally
+	for i := range s.Steps {
+		t = t.Add(compare.Count(s.Steps[i].Judgements))
+	}
+	return t
+}
+
+// Result is the scenario's result: its worst judgement's; inconclusive for one with a fault or without any judgement; skipped
+// when every attempt was.
+func (s *Scenario) Result() compare.Result {
+	t := s.Tally()
+	switch {
+	case t.Fail > 0:
+		return compare.Fail
+	case s.Fault != "" || t.Inconclusive > 0:
+		return compare.Inconclusive
+	case t.Pass > 0:
+		return compare.Pass
+	case t.Skipped > 0:
+		return compare.Skipped
+	default:
+		return compare.Inconclusive
+	}
+}
+
+// bySeverity are the scenarios with holes first, then with breaks, then the inconclusive; equals keep their order.
+func (r *Report) bySeverity() []*Scenario {
+	list := make([]*Scenario, len(r.Scenarios))
+	for i := range r.Scenarios {
+		list[i] = &r.Scenarios[i]
+	}
+	slices.SortStableFunc(list, func(a, b *Scenario) int { return cmp.Compare(a.severity(), b.severity()) })
+	return list
+}
+
+func (s *Scenario) severity() int {
+	switch t := s.Tally(); {
+	case t.Holes > 0:
+		return 0
+	case t.Fail > 0:
+		return 1
+	}
+	switch s.Result() {
+	case compare.Inconclusive:
+		return 2
+	case compare.Skipped:
+		return 3
+	default:
+		return 4
+	}
+}
+
+// exitWords says what an exit code means.
+func (s Summary) exitWords() string {
+	switch s.ExitCode {
+	case compare.ExitPass:
+		return "every promise held"
+	case compare.ExitFail:
+		return "a promise did not hold"
+	}
+	if s.Judged() == 0 {
+		return "nothing was judged"
+	}
+	return "no promise was seen broken, but not every one could be told"
+}
+
+// count is "1 hole" or "2 holes".
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	plural := one + "s"
+	if one == "inconclusive" || one == "skipped" {
+		plural = one
+	}
+	return fmt.Sprintf("%d %s", n, plural)
+}

@@ -40,6 +40,33 @@ func (p *Protocol) UnmarshalText(b []byte) error {
 	return err
 }
 
+// Family is an address family. The zero value is unknown; only a DNS attempt needs one, all others have it in their destination.
+type Family uint8
+
+// The address families.
+const (
+	FamilyUnknown Family = iota
+	IPv4
+	IPv6
+)
+
+var familyNames = [...]string{"unknown", "IPv4", "IPv6"}
+
+// String is the family's name as the Kubernetes API spells it.
+func (f Family) String() string { return enumName(familyNames[:], int(f)) }
+
+// MarshalText writes the name.
+func (f Family) MarshalText() ([]byte, error) {
+	return marshalEnum("address family", familyNames[:], int(f))
+}
+
+// UnmarshalText reads the name; anything else is an error.
+func (f *Family) UnmarshalText(b []byte) error {
+	n, err := unmarshalEnum("address family", familyNames[:], b)
+	*f = Family(n)
+	return err
+}
+
 // Token marks the packets of one attempt. Its text form is 32 lower-case hexadecimal digits.
 type Token [16]byte
 
@@ -77,6 +104,8 @@ type Attempt struct {
 	Destination netip.AddrPort `json:"destination,omitzero"`
 	// Name is the fully qualified name to look up, with or without the final dot. DNS only.
 	Name string `json:"name,omitempty"`
+	// Family is the family of the records to look up: A for IPv4, AAAA for IPv6. DNS only; unknown means IPv4.
+	Family Family `json:"family,omitzero"`
 	// SourcePort is bound explicitly when not zero; zero lets the agent choose one that is unique per protocol.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
 	// Token travels in the payload and comes back in the arrival.

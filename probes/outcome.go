@@ -58,6 +58,9 @@ type Outcome struct {
 	Remote netip.AddrPort `json:"remote,omitzero"`
 	// Addresses are the A and AAAA records of a DNS answer; empty for NXDOMAIN, with Detail saying so.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Rejecter is the address that sent the ICMP error behind Refused or Unreachable: the destination's own, or that of
+	// something on the way. It is zero for a TCP reset, for a refusal inside the source's own stack, and for DNS.
+	Rejecter netip.Addr `json:"rejecter,omitzero"`
 	// Errno is the symbolic kernel error, such as "ECONNREFUSED" or "EHOSTUNREACH", where there was one.
 	Errno string `json:"errno,omitempty"`
 	// Detail says in words what happened where Kind alone does not.
@@ -92,6 +95,10 @@ type Health struct {
 	At time.Time `json:"at"`
 	// Listeners holds one entry per configured listener, self-checked over the pod's own stack for this answer.
 	Listeners []ListenerHealth `json:"listeners"`
+	// ArrivalsLost is how many recorded arrivals have had to make room for newer ones since the agent started, and
+	// ArrivalsLostUntil the time of the newest of them: a missing arrival proves nothing for an attempt that is older.
+	ArrivalsLost      uint64    `json:"arrivalsLost,omitempty"`
+	ArrivalsLostUntil time.Time `json:"arrivalsLostUntil,omitzero"`
 	// NetNS is the inode number of the agent's network namespace, for matching kernel sightings.
 	NetNS uint64 `json:"netns,omitempty"`
 	// Version is the probe's build version.

@@ -1,0 +1,100 @@
+package listen
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/probes/internal/wire"
+)
+
+// checkTimeout bounds the check of one listener. Nothing but the pod's own loopback lies between, so a second is a pod in trouble.
+const checkTimeout = time.Second
+
+// checkTokens are the tokens of checks under way, which are answered as any other and not recorded.
+type checkTokens struct {
+	mu      sync.Mutex
+	pending map[probes.Token]struct{}
+}
+
+func (c *checkTokens) add() probes.Token {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := probes.NewToken()
+	c.pending[t] = struct{}{}
+	return t
+}
+
+func (c *checkTokens) drop(t probes.Token) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pending, t)
+}
+
+func (c *checkTokens) has(t probes.Token) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.pending[t]
+	return ok
+}
+
+// Check asks every listener for its identity over the pod's loopback, all at once, and says in the order of the specs which of
+// them answered. It takes no longer than a second.
+func (g *Group) Check(ctx context.Context) []probes.ListenerHealth {
+	health := make([]probes.ListenerHealth, len(g.listeners))
+	var wg sync.WaitGroup
+	for i, l := range g.listeners {
+		health[i] = probes.ListenerHealth{Protocol: l.spec.Protocol, Port: l.port, Fault: l.fault}
+		if l.fault != "" {
+			continue
+		}
+		wg.Go(func() {
+			if err := g.check(ctx, l); err != nil {
+				health[i].Fault = err.Error()
+			}
+		})
+	}
+	wg.Wait()
+	return health
+}
+
+// check sends one request to the listener and reads the identity that comes back. The source port is of the kernel's choice, which
+// keeps checks off the ports that attempts bind.
+func (g *Group) check(ctx context.Context, l *listener) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	token := g.checks.add()
+	defer g.checks.drop(token)
+	network := "tcp"
+	if l.spec.Protocol == probes.UDP {
+		network = "udp"
+	}
+	address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), l.port).String()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return fmt.Errorf("checking the listener: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0) // as an attempt does: no TIME_WAIT for a check each second
+	}
+	if _, err := conn.Write(wire.AppendRequest(nil, token)); err != nil {
+		return fmt.Errorf("checking the listener: %w", err)
+	}
+	line, err := readLine(conn)
+	if err != nil {
+		return fmt.Errorf("checking the listener: %w", err)
+	}
+	got, identity, err := wire.ParseReply(line)
+	if err != nil || got != token || identity != g.identity {
+		return fmt.Errorf("checking the listener: the answer %q is not its own", line)
+	}
+	return nil
+}

@@ -1,0 +1,11 @@
+// Package bundle builds the lab directory that package images describes: every image of the lab as an OCI layout, lock.json, and
+// the files that travel beside them.
+//
+// [CreateFromModules] is the "modules source": it builds from Go modules and Debian packages alone, for sites that have no
+// container registry and no engine. What to build is data: a [Component] per folder of images/, read by [ReadComponents]. Each
+// component turns into steps (a go build, a Debian root, a layer), each step has a key over everything that decides its output,
+// and a step whose key is in the cache does not run. So a second build does nothing, and an interrupted one goes on where it was.
+//
+// The trap: a key holds what was asked for, not what an archive answered. A Debian root is rebuilt when its package list
+// changes, not when the archive publishes a fix; delete the cache to take those in. What was installed is in the lock.
+package bundle

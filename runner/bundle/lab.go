@@ -1,0 +1,350 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/gapproof/gapproof/images"
+)
+
+const (
+	// refName is the OCI annotation that carries an image's name in a layout's index.json.
+	refName = "org.opencontainers.image.ref.name"
+	// layoutVersion is the content of the oci-layout file (OCI image-layout specification, version 1.0.0).
+	layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
+)
+
+// layerOf is a v1.Layer whose blob lies in the cache.
+type layerOf struct{ entry *entry }
+
+func (l layerOf) blob() entryFile {
+	f, _ := l.entry.file(layerBlob)
+	return f
+}
+
+func (l layerOf) Digest() (v1.Hash, error) {
+	return v1.Hash{Algorithm: "sha256", Hex: l.blob().SHA256}, nil
+}
+func (l layerOf) DiffID() (v1.Hash, error) { return v1.NewHash(l.entry.DiffID) }
+func (l layerOf) Size() (int64, error)     { return l.blob().Size, nil }
+
+func (l layerOf) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+
+func (l layerOf) Compressed() (io.ReadCloser, error) { return os.Open(l.entry.path(layerBlob)) }
+
+func (l layerOf) Uncompressed() (io.ReadCloser, error) {
+	return nil, fmt.Errorf("reading a layer uncompressed: %w", errors.ErrUnsupported)
+}
+
+// assembleImage makes the index with the one image of i, from its layers.
+func assembleImage(i *ImageSpec, layers []*entry) (v1.ImageIndex, error) {
+	platform := v1.Platform{OS: goos, Architecture: goarch}
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	for _, l := range layers {
+		var err error
+		img, err = mutate.Append(img, mutate.Addendum{
+			Layer:   layerOf{l},
+			History: v1.History{Created: v1.Time{Time: epoch}, CreatedBy: l.Step},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("adding %s: %w", l.Step, err)
+		}
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("configuring the image: %w", err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture, config.Created = platform.OS, platform.Architecture, v1.Time{Time: epoch}
+	config.Config = v1.Config{
+		Entrypoint: i.Entrypoint, Cmd: i.Command, Env: i.Env, User: i.User, WorkingDir: i.WorkingDir, StopSignal: i.StopSignal,
+	}
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		return nil, fmt.Errorf("configuring the image: %w", err)
+	}
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	return mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &platform}}), nil
+}
+
+// lab is a lab directory in the making.
+type lab struct {
+	dir   string // being written, beside dst
+	lock  images.Lock
+	index v1.ImageIndex
+}
+
+// newLab makes an empty lab directory beside dst and removes what an interrupted build left there.
+func newLab(dst string) (*lab, error) {
+	parent, prefix := filepath.Dir(dst), "."+filepath.Base(dst)+"-"+unfinished
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, fmt.Errorf("making the lab directory: %w", err)
+	}
+	stale, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("making the lab directory: %w", err)
+	}
+	for _, s := range stale {
+		if err := os.RemoveAll(s); err != nil {
+			return nil, fmt.Errorf("clearing what an interrupted build left: %w", err)
+		}
+	}
+	dir, err := os.MkdirTemp(parent, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("making the lab directory: %w", err)
+	}
+	l := &lab{
+		dir:   dir,
+		lock:  images.Lock{Version: images.LockVersion, Platform: goos + "/" + goarch, Images: []images.Image{}, Files: []images.File{}},
+		index: mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.MkdirAll(l.blobs(), 0o755), os.Mkdir(filepath.Join(dir, "files"), 0o755)); err != nil {
+		return nil, fmt.Errorf("making the lab directory: %w", err)
+	}
+	return l, nil
+}
+
+func (l *lab) blobs() string { return filepath.Join(images.LayoutDir(l.dir), "blobs", "sha256") }
+
+// addImage writes the image to the layout and its line to the lock.
+func (l *lab) addImage(c *Component, i *ImageSpec, layers []*entry) error {
+	index, err := assembleImage(i, layers)
+	if err != nil {
+		return fmt.Errorf("assembling %s: %w", i.Name, err)
+	}
+	line := images.Image{Name: i.Name, Tag: i.Tag, Component: c.Name, Profile: c.Profile}
+	for _, e := range layers {
+		f, _ := e.file(layerBlob)
+		if err := link(e.path(layerBlob), filepath.Join(l.blobs(), f.SHA256)); err != nil {
+			return fmt.Errorf("adding a layer of %s: %w", i.Name, err)
+		}
+		line.Size += f.Size
+		line.Built = append(line.Built, e.Built...)
+	}
+	line.Built = sortedUnique(line.Built)
+	documents, err := documentsOf(index)
+	if err != nil {
+		return fmt.Errorf("describing %s: %w", i.Name, err)
+	}
+	for _, d := range documents {
+		if err := os.WriteFile(filepath.Join(l.blobs(), sumBytes(d)), d, 0o644); err != nil {
+			return fmt.Errorf("writing %s: %w", i.Name, err)
+		}
+		line.Size += int64(len(d))
+	}
+	digest, err := index.Digest()
+	if err != nil {
+		return fmt.Errorf("describing %s: %w", i.Name, err)
+	}
+	line.Digest = digest.String()
+	if i.MaxSize > 0 && line.Size > i.MaxSize {
+		return fmt.Errorf("adding %s: it has %d bytes, its %s allows %d", i.Name, line.Size, componentFile, i.MaxSize)
+	}
+	l.lock.Images = append(l.lock.Images, line)
+	l.index = mutate.AppendManifests(l.index, mutate.IndexAddendum{
+		Add:        index,
+		Descriptor: v1.Descriptor{Annotations: map[string]string{refName: i.Name + ":" + i.Tag}},
+	})
+	return nil
+}
+
+// documentsOf are the small blobs of an index: itself, its images' manifests and their configurations.
+func documentsOf(index v1.ImageIndex) ([][]byte, error) {
+	own, err := index.RawManifest()
+	if err != nil {
+		return nil, err
+	}
+	documents := [][]byte{own}
+	list, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range list.Manifests {
+		img, err := index.Image(d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		manifest, err := img.RawManifest()
+		if err != nil {
+			return nil, err
+		}
+		config, err := img.RawConfigFile()
+		if err != nil {
+			return nil, err
+		}
+		documents = append(documents, manifest, config)
+	}
+	return documents, nil
+}
+
+// addFile puts the entry's one file into the lab under the path of the spec.
+func (l *lab) addFile(f FileSpec, e *entry) error {
+	data := e.Files[0]
+	line := images.File{Path: f.Path, SHA256: data.SHA256, Size: data.Size, Origin: strings.Join(e.Built, " ") + " " + f.From}
+	to := images.FilePath(l.dir, line)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("adding file %s: %w", f.Path, err)
+	}
+	if err := link(e.path(data.Name), to); err != nil {
+		return fmt.Errorf("adding file %s: %w", f.Path, err)
+	}
+	l.lock.Files = append(l.lock.Files, line)
+	return nil
+}
+
+// fill adds every image and file of the plan, whose steps have run, and finishes the lab.
+func (l *lab) fill(ctx context.Context, p *plan, dst string) (*images.Lock, error) {
+	for _, i := range p.images {
+		var layers []*entry
+		for _, s := range i.layers {
+			layers = append(layers, s.entry)
+		}
+		if err := l.addImage(i.component, i.spec, layers); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range p.files {
+		if err := l.addFile(f.spec, f.step.entry); err != nil {
+			return nil, err
+		}
+	}
+	return l.finish(ctx, dst)
+}
+
+// finish writes lock and index and puts the lab in the place of dst, unless the one there is the same.
+func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
+	l.lock.Sort()
+	if err := l.lock.Validate(); err != nil {
+		return nil, fmt.Errorf("locking what was built: %w", err)
+	}
+	lock, err := json.MarshalIndent(l.lock, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("locking what was built: %w", err)
+	}
+	index, err := l.index.RawManifest()
+	if err != nil {
+		return nil, fmt.Errorf("indexing what was built: %w", err)
+	}
+	layout := images.LayoutDir(l.dir)
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{filepath.Join(l.dir, "lock.json"), append(lock, '\n')},
+		{filepath.Join(layout, "index.json"), index},
+		{filepath.Join(layout, "oci-layout"), []byte(layoutVersion)},
+	} {
+		if err := os.WriteFile(f.name, f.data, 0o644); err != nil {
+			return nil, fmt.Errorf("writing the lab directory: %w", err)
+		}
+	}
+	same, err := sameTree(ctx, l.dir, dst)
+	if err != nil {
+		return nil, err
+	}
+	if !same {
+		if err := replaceDir(l.dir, dst); err != nil {
+			return nil, fmt.Errorf("replacing the lab directory: %w", err)
+		}
+	}
+	return &l.lock, nil
+}
+
+// discard removes what is left at the place where the lab was made: the previous lab, or this one when it was not wanted.
+func (l *lab) discard() error { return os.RemoveAll(l.dir) }
+
+// sameTree reports whether two folders hold the same files. Two names of one file need no reading.
+func sameTree(ctx context.Context, a, b string) (bool, error) {
+	count := func(dir string) (n int, err error) {
+		err = filepath.WalkDir(dir, func(_ string, _ fs.DirEntry, err error) error { n++; return err })
+		return n, err
+	}
+	inB, err := count(b)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("comparing lab directories: %w", err)
+	}
+	same, inA := true, 0
+	err = filepath.WalkDir(a, func(p string, d fs.DirEntry, err error) error {
+		if err := errors.Join(err, context.Cause(ctx)); err != nil {
+			return err
+		}
+		inA++
+		if d.IsDir() {
+			return nil
+		}
+		rel, err := filepath.Rel(a, p)
+		if err != nil {
+			return err
+		}
+		same, err = sameFile(p, filepath.Join(b, rel))
+		if err == nil && !same {
+			return fs.SkipAll
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("comparing lab directories: %w", err)
+	}
+	return same && inA == inB, nil
+}
+
+func sameFile(a, b string) (bool, error) {
+	infoA, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	infoB, err := os.Lstat(b)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if os.SameFile(infoA, infoB) {
+		return true, nil
+	}
+	if infoA.Size() != infoB.Size() || !infoB.Mode().IsRegular() {
+		return false, nil
+	}
+	dataA, err := os.ReadFile(a)
+	if err != nil {
+		return false, err
+	}
+	dataB, err := os.ReadFile(b)
+	return bytes.Equal(dataA, dataB), err
+}
+
+// link gives the file from a second name, or copies it where the two are on different file systems. The same file may be there
+// already: images share layers.
+func link(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

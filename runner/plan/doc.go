@@ -15,7 +15,7 @@
 // values with which a policy's namespaceSelector names one of them through kubernetes.io/metadata.name; a namespace outside
 // of the world, such as kube-system, keeps its name. Attempt IDs, sources, destinations and responders stay as written.
 //
-// The trap: a wildcard is not everything. In expect, "*" and "namespace/*" stand for pods, "service:…" and "dns" must be
-// written out, and neither a wildcard nor exhaustive speaks for a pod's traffic to itself, which the API lets no policy cut. The
+// The trap: a wildcard is not everything. In expect, "*" and "namespace/*" stand for pods, a Service ("service:…") and "dns" must be
+// named, and neither a wildcard nor exhaustive speaks for a pod's traffic to itself, which the API lets no policy cut. The
 // package is pure: no client, socket, clock or file.
 package plan

@@ -9,15 +9,6 @@ import (
 	"github.com/gapproof/gapproof/scenarios"
 )
 
-const (
-	anyPod         = "*"
-	anyPodOfSuffix = "/*"
-	// dnsTarget names every lookup in a rule's to.
-	dnsTarget = "dns"
-	// lookupPort is how a rule with ports names a lookup.
-	lookupPort = "UDP/53"
-)
-
 // intended is one person's verdict on one attempt and the field that holds it.
 type intended struct {
 	verdict reach.Verdict
@@ -36,7 +27,7 @@ func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
 			field := fmt.Sprintf("%s.%s[%d]", path, list, i)
 			named := false
 			for j, a := range b.attempts {
-				if !ruleNames(r, a) {
+				if !r.Names(asNamed(a)) {
 					continue
 				}
 				named = true
@@ -65,50 +56,16 @@ func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
 	return in
 }
 
-// ruleNames tells whether rule r names attempt a.
-func ruleNames(r scenarios.Rule, a attempt) bool {
-	if !portsName(r.Ports, a) {
-		return false
-	}
-	if loopsBack(a) {
-		return slices.Contains(r.From, a.Source) && slices.Contains(r.To, a.Destination)
-	}
-	return slices.ContainsFunc(r.From, func(p string) bool { return patternNames(p, a.Source) }) &&
-		slices.ContainsFunc(r.To, func(p string) bool { return patternNames(p, a.Destination) })
-}
-
-// loopsBack tells whether an attempt may end where it began: to the pod itself, or to a Service the pod stands behind. Only a
+// loopsBack tells whether an attempt may end where it began: at the pod itself, or at a Service the pod stands behind. Only a
 // rule that writes both ends out speaks for such traffic.
-func loopsBack(a attempt) bool {
-	return slices.Contains(a.Responders, a.Source)
-}
+func loopsBack(a attempt) bool { return slices.Contains(a.Responders, a.Source) }
 
-// patternNames tells whether a pattern of from or to names an end. "*" and "namespace/*" stand for pods; after "service:" they
-// stand for Services.
-func patternNames(pattern, end string) bool {
-	if strings.HasPrefix(end, "dns:") {
-		return pattern == dnsTarget
+// asNamed is the attempt in the words of rules.
+func asNamed(a attempt) scenarios.Attempt {
+	return scenarios.Attempt{
+		Source:      a.Source,
+		Destination: a.Destination,
+		Port:        fmt.Sprintf("%s/%d", a.Protocol, a.Port),
+		LoopsBack:   loopsBack(a),
 	}
-	if service, ok := strings.CutPrefix(end, "service:"); ok {
-		pattern, ok = strings.CutPrefix(pattern, "service:")
-		if !ok {
-			return false
-		}
-		end = service
-	}
-	if namespace, ok := strings.CutSuffix(pattern, anyPodOfSuffix); ok {
-		return strings.HasPrefix(end, namespace+"/")
-	}
-	return pattern == anyPod || pattern == end
-}
-
-// portsName tells whether a rule's ports name the attempt's.
-func portsName(ports []string, a attempt) bool {
-	if len(ports) == 0 {
-		return true
-	}
-	if a.Kind == Lookup {
-		return slices.Contains(ports, lookupPort)
-	}
-	return slices.Contains(ports, fmt.Sprintf("%s/%d", a.Protocol, a.Port))
 }

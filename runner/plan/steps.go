@@ -17,6 +17,9 @@ import (
 // defaultStep is the name of the only step of a scenario that writes none.
 const defaultStep = "policies"
 
+// anyPolicy stands for all policies in apply, and for all in effect in delete.
+const anyPolicy = "*"
+
 // state is what is in effect after a step, with the cluster's names.
 type state struct {
 	world    reach.World
@@ -28,7 +31,7 @@ func (b *builder) writtenSteps() []scenarios.Step {
 	if len(b.scenario.Steps) > 0 {
 		return b.scenario.Steps
 	}
-	return []scenarios.Step{{Name: defaultStep, Apply: []string{"*"}}}
+	return []scenarios.Step{{Name: defaultStep, Apply: []string{anyPolicy}}}
 }
 
 // intentOf is the intent of step i of n and the path of the field it is written in; nil when there is none.
@@ -77,7 +80,7 @@ func (b *builder) apply(st *state, w scenarios.Step, path string) []Change {
 	}
 	for i, name := range w.Apply {
 		field := fmt.Sprintf("%s.apply[%d]", path, i)
-		if name == "*" {
+		if name == anyPolicy {
 			for _, p := range known {
 				put(field, p)
 			}
@@ -120,7 +123,15 @@ func (b *builder) put(st *state, field string, p scenarios.Policy) (Change, bool
 		b.faultf("%s: policy %q is not in a namespace of the world", field, policyKey(p.Spec))
 		return Change{}, false
 	}
-	policy := reach.Policy{Spec: b.names.policy(p.Spec), File: p.File, Line: p.Line}
+	spec, err := scenarios.Substitute(p.Spec, func(pod string) (netip.Addr, bool) {
+		facts, ok := b.facts.Pods[pod]
+		return facts.IP, ok
+	})
+	if err != nil {
+		b.faultf("%s: %w", field, err)
+		return Change{}, false
+	}
+	policy := reach.Policy{Spec: b.names.policy(spec), File: p.File, Line: p.Line}
 	st.policies[policyKey(policy.Spec)] = policy
 	return Change{Apply: &policy}, true
 }
@@ -129,7 +140,7 @@ func (b *builder) remove(st *state, w scenarios.Step, path string) []Change {
 	var changes []Change
 	for i, name := range w.Delete {
 		keys := []string{b.clusterKey(name)}
-		if name == "*" {
+		if name == anyPolicy {
 			keys = slices.Sorted(maps.Keys(st.policies))
 		}
 		for _, key := range keys {

@@ -11,14 +11,12 @@ const (
 	every = "*"
 )
 
-// setDefaults fills whatever a person may leave out. Policies are left as written: the API server fills theirs.
+// setDefaults fills whatever a person may leave out, but for intent: it stays in the field it was written in, for that field to be named.
+// Policies are left as written: the API server fills theirs.
 func setDefaults(s *Scenario) {
 	s.World.setDefaults()
 	if len(s.Steps) == 0 {
 		s.Steps = []Step{{Name: defaultStep, Apply: []string{every}}}
-	}
-	if last := &s.Steps[len(s.Steps)-1]; last.Expect == nil {
-		last.Expect = s.Expect
 	}
 }
 

@@ -2,7 +2,7 @@
 //
 // [Load] reads files and directories into [Scenario] values, [LoadFS] does the same from an [io/fs.FS] such as the embedded catalogue. A scenario
 // has a [World] (namespaces, pods, Services; written in the file or shared from a [WorldFile]), [Policies], the [Step]s that apply them, and per step
-// an [Expect]: the intent, which [Expect.Intent] answers attempt by attempt. Loading is strict (unknown and repeated keys are faults), fills
+// an [Expect]: the intent, whose entries tell by [Rule.Names] which attempts they speak about. Loading is strict (unknown and repeated keys are faults), fills
 // defaults, then validates; every fault of every file comes back at once as [Faults], each with file, line, field path and value. A loaded
 // scenario is the same value on every machine: addresses enter later, through [Substitute]. schema.json is the language for editors.
 //

@@ -155,8 +155,9 @@ type Relabel struct {
 	Labels    map[string]*string `json:"labels"`
 }
 
-// Expect is intent. Without any Expect the derived verdicts alone are the promise. A pod's attempts to itself are covered only by an
-// entry that names the pod in both From and To: no pod can be kept from itself by a policy, so neither "*" nor Exhaustive means it.
+// Expect is intent. Without any Expect the derived verdicts alone are the promise. An attempt that may come back to its source (to the pod
+// itself, or to a Service that it stands behind) is covered only by an entry that names both ends in full: no policy can keep a pod
+// from itself, so neither an asterisk nor Exhaustive means it.
 type Expect struct {
 	// Exhaustive means: and every planned attempt that no entry names is denied.
 	Exhaustive bool   `json:"exhaustive,omitempty"`
@@ -168,8 +169,8 @@ type Expect struct {
 type Rule struct {
 	// From lists "namespace/pod", "namespace/*" or "*" for every pod.
 	From []string `json:"from"`
-	// To lists the same, and "service:namespace/name" for a Service or "dns" for the lookups of Services' names.
+	// To lists the same, the same after "service:" for Services, and "dns" for the lookups of Services' names.
 	To []string `json:"to"`
-	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, a lookup has none.
+	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, a lookup by UDP/53.
 	Ports []string `json:"ports,omitempty"`
 }

@@ -23,6 +23,9 @@ type checker struct {
 	listening map[string][]string
 	pods      []string // "namespace/pod", in the world's order
 	resolves  bool     // some Service asks for lookups
+	// services are the destinations that rules name with "service:", in the world's order, and backends the pods behind each.
+	services []string
+	backends map[string][]string
 }
 
 func (c *checker) check() {
@@ -42,7 +45,7 @@ func (c *checker) check() {
 
 // survey lists what rules may speak about.
 func (c *checker) survey() {
-	c.listening = map[string][]string{}
+	c.listening, c.backends = map[string][]string{}, map[string][]string{}
 	for _, ns := range c.scenario.World.Namespaces {
 		for _, pod := range ns.Pods {
 			name := ns.Name + "/" + pod.Name
@@ -54,12 +57,20 @@ func (c *checker) survey() {
 	}
 	for _, s := range c.scenario.World.Services {
 		name := servicePrefix + s.Namespace + "/" + s.Name
-		c.listening[name] = nil
+		c.services = append(c.services, name)
+		c.backends[name] = c.scenario.World.Backends(s)
 		for _, p := range s.Ports {
 			c.listening[name] = append(c.listening[name], FormatPort(p.Protocol, p.Port))
 		}
 		c.resolves = c.resolves || s.Lookup
 	}
+	if c.resolves {
+		c.listening[lookups] = []string{lookupPort}
+	}
+}
+
+func (c *checker) loopsBack(source, destination string) bool {
+	return source == destination || slices.Contains(c.backends[destination], source)
 }
 
 func (c *checker) isPod(name string) bool { return slices.Contains(c.pods, name) }
@@ -260,9 +271,10 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			c.fault(one.at+".from", nil, `"*" is every pod`, "is missing")
 		}
 		for j, p := range r.From {
-			one.from = append(one.from, c.expand(item(one.at+".from", j), p)...)
-			if strings.HasPrefix(p, servicePrefix) || p == lookups {
-				c.fault(item(one.at+".from", j), p, "", "%s is no source", p)
+			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || p == lookups {
+				c.fault(at, p, "a source is a pod", "%s is no source", p)
+			} else {
+				one.from = append(one.from, c.expand(at, p)...)
 			}
 		}
 		if len(r.To) == 0 {
@@ -286,18 +298,13 @@ func (c *checker) expand(at, pattern string) []string {
 		}
 		return []string{lookups}
 	case strings.HasPrefix(pattern, servicePrefix):
-		if _, known := c.listening[pattern]; !known {
+		out := covered(pattern, c.services)
+		if len(out) == 0 {
 			c.fault(at, pattern, "Services are named service:namespace/name", "the world has no Service %s", strings.TrimPrefix(pattern, servicePrefix))
-			return nil
 		}
-		return []string{pattern}
+		return out
 	}
-	var out []string
-	for _, pod := range c.pods {
-		if matches(pattern, pod) {
-			out = append(out, pod)
-		}
-	}
+	out := covered(pattern, c.pods)
 	if len(out) == 0 {
 		hint := c.nearPod(pattern)
 		if namespace, isWild := strings.CutSuffix(pattern, "/"+every); isWild && c.isNamespace(namespace) {
@@ -308,15 +315,22 @@ func (c *checker) expand(at, pattern string) []string {
 	return out
 }
 
+// covered are the ends that a pattern names, in their order.
+func covered(pattern string, ends []string) []string {
+	var out []string
+	for _, e := range ends {
+		if covers(pattern, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 func (c *checker) checkPorts(r resolved) {
 	for i, p := range r.rule.Ports {
 		at := item(r.at+".ports", i)
 		if _, _, err := ParsePort(p); err != nil {
 			c.fault(at, p, "PROTOCOL/NUMBER, with TCP, UDP or SCTP", "%q is not a protocol and port", p)
-			continue
-		}
-		if slices.Contains(r.to, lookups) {
-			c.fault(at, p, "give the lookups an entry of their own", "a lookup has no port")
 			continue
 		}
 		listened := slices.ContainsFunc(r.to, func(to string) bool { return slices.Contains(c.listening[to], p) })
@@ -332,25 +346,17 @@ func (c *checker) contradiction(allow, deny resolved) {
 		if !slices.Contains(deny.to, to) {
 			continue
 		}
-		for _, port := range c.portsOf(to) {
+		for _, port := range c.listening[to] {
 			if !allow.rule.namesPort(to, port) || !deny.rule.namesPort(to, port) {
 				continue
 			}
 			for _, from := range allow.from {
-				a := attempt{source: from, destination: to, port: port, self: c.scenario.World.isSelf(from, to)}
-				if allow.rule.names(a) && deny.rule.names(a) {
-					c.fault(deny.at, nil, "", "contradicts %s: both name %s", allow.at, strings.TrimSuffix(from+" to "+to+" "+port, " "))
+				a := Attempt{Source: from, Destination: to, Port: port, LoopsBack: c.loopsBack(from, to)}
+				if allow.rule.Names(a) && deny.rule.Names(a) {
+					c.fault(deny.at, nil, "", "contradicts %s: both name %s to %s %s", allow.at, from, to, port)
 					return
 				}
 			}
 		}
 	}
-}
-
-// portsOf are the ports of attempts to a destination. A lookup has one attempt, without a port.
-func (c *checker) portsOf(destination string) []string {
-	if destination == lookups {
-		return []string{""}
-	}
-	return c.listening[destination]
 }

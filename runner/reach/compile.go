@@ -170,7 +170,10 @@ func Compile(world World, policies []Policy) (*Engine, error) {
 	for i := range compiled {
 		p := &compiled[i]
 		for d := range p.isolates {
-			for n := range p.isolates[d] {
+			if p.isolates[d] == nil {
+				continue
+			}
+			for n := range c.engine.pods {
 				if p.isolates[d].has(n) {
 					c.engine.isolating[d][n] = append(c.engine.isolating[d][n], &p.policy)
 				}

@@ -43,7 +43,11 @@ func (m *machine) check(ctx context.Context) ([]Finding, error) {
 		if err := ctx.Err(); err != nil {
 			return findings, fmt.Errorf("checking the host: %w", err)
 		}
-		findings = append(findings, examine(ctx)...)
+		for _, finding := range examine(ctx) {
+			// Joined errors come in lines, and a finding is one.
+			finding.Detail = strings.ReplaceAll(finding.Detail, "\n", "; ")
+			findings = append(findings, finding)
+		}
 	}
 	return findings, nil
 }
@@ -88,12 +92,9 @@ func (m *machine) checkCapabilities(context.Context) []Finding {
 	}
 	_, changed, err := registerRuntime(config, m.frontPath())
 	switch {
-	case errors.Is(err, ErrRuntimeTaken):
-		return []Finding{{Name: name, Level: LevelFail, Detail: lacks + "; " + err.Error() + ", which was left alone",
-			Hint: "sed -i '/\"default-runtime\"/d' " + m.daemonConfig + " && " + FixCommand}}
 	case err != nil:
 		return []Finding{{Name: name, Level: LevelFail, Detail: fmt.Sprintf("%s; %s: %v", lacks, m.daemonConfig, err),
-			Hint: "dockerd --validate --config-file " + m.daemonConfig}}
+			Hint: m.configHint(err)}}
 	case changed:
 		return fixable(name, StepRuntime, lacks+": privileged containers fail without the runtime front")
 	}

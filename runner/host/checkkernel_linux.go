@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -113,14 +114,22 @@ func (m *machine) checkPrograms(ctx context.Context) []Finding {
 	return findings
 }
 
-// shortRefusal shortens a program's error to the kernel's own answer: what the library adds to it guesses at causes.
+// shortRefusal shortens a program's error to its cause: what the library puts before it names files of its own, and what it puts
+// after an errno guesses.
 func shortRefusal(err error) string {
 	var refused *witness.RefusedError
-	var errno unix.Errno
-	if errors.As(err, &refused) && errors.As(err, &errno) {
-		return fmt.Sprintf("refused at %s: %v", refused.Stage, errno)
+	if !errors.As(err, &refused) {
+		return err.Error()
 	}
-	return err.Error()
+	cause := refused.Err
+	for inner := errors.Unwrap(cause); inner != nil; inner = errors.Unwrap(cause) {
+		cause = inner
+	}
+	var errno unix.Errno
+	if errors.As(refused.Err, &errno) {
+		cause = errno
+	}
+	return fmt.Sprintf("refused at %s: %v", refused.Stage, cause)
 }
 
 // need says what a missing network feature means for a lab.
@@ -148,26 +157,44 @@ func (m *machine) checkNetwork(ctx context.Context) []Finding {
 	if err != nil {
 		return []Finding{{Name: "network features", Level: LevelWarn, Detail: "not tried: " + err.Error(), Hint: "sudo gapproof doctor"}}
 	}
-	backends := 0
 	findings := make([]Finding, 0, len(trials)+1)
+	var backends []string
 	for _, trial := range trials {
 		finding := Finding{Name: trial.Feature.String(), Level: LevelOK, Detail: "works"}
 		level, means := need(trial.Feature)
 		switch {
 		case errors.Is(trial.Err, kernelnet.ErrNoTool):
-			finding = Finding{Name: finding.Name, Level: LevelWarn, Detail: "not tried: " + trial.Err.Error(), Hint: FixCommand,
-				FixedBy: StepPackages}
+			finding.Level, finding.Detail = LevelWarn, "not tried: "+trial.Err.Error()
+			finding.Hint, finding.FixedBy = FixCommand, StepPackages
 		case trial.Err != nil:
 			finding.Level, finding.Detail = level, trial.Err.Error()+"; "+means
 		case trial.Feature == kernelnet.FeatureIPTablesNFT, trial.Feature == kernelnet.FeatureIPTablesLegacy:
-			backends++
+			backends = append(backends, trial.Feature.String())
 		}
 		findings = append(findings, finding)
 	}
-	if backends == 0 {
-		findings = append(findings, Finding{Name: "iptables", Level: LevelFail, Detail: "neither back end works", Hint: FixCommand})
+	return append(findings, m.checkIPTables(ctx, backends)...)
+}
+
+// checkIPTables compares the back end that the plain command uses, and so the engine, with those that work.
+func (m *machine) checkIPTables(ctx context.Context, backends []string) []Finding {
+	const name = "iptables"
+	text, err := m.command(ctx, name, "--version")
+	if err != nil {
+		return fixable(name, StepPackages, err.Error())
 	}
-	return findings
+	chosen := "iptables-legacy"
+	if strings.Contains(text, "nf_tables") {
+		chosen = "iptables-nft"
+	}
+	switch {
+	case slices.Contains(backends, chosen):
+		return []Finding{{Name: name, Level: LevelOK, Detail: "uses " + chosen}}
+	case len(backends) == 0:
+		return []Finding{{Name: name, Level: LevelFail, Detail: "uses " + chosen + ", and neither back end works"}}
+	}
+	return []Finding{{Name: name, Level: LevelFail, Detail: "uses " + chosen + ", which does not work; " + backends[0] + " does",
+		Hint: "update-alternatives --set iptables /usr/sbin/" + backends[0]}}
 }
 
 // checkForwarding looks at the two switches without which packets between containers stop at the host.

@@ -72,7 +72,7 @@ func (m *machine) startEngine(ctx context.Context) ([]Action, error) {
 	}
 	if m.systemd() {
 		if _, err := m.command(ctx, "systemctl", "start", "docker.service"); err != nil {
-			return nil, fmt.Errorf("starting the engine: %w", err)
+			return nil, &HintedError{fmt.Errorf("starting the engine: %w", err), "journalctl -u docker.service -n 50"}
 		}
 		took, err := m.waitForEngine(ctx, nil)
 		if err != nil {
@@ -85,7 +85,7 @@ func (m *machine) startEngine(ctx context.Context) ([]Action, error) {
 		m.Log.InfoContext(ctx, "waiting for a running engine to answer", "pid", pid)
 		took, err := m.waitForEngine(ctx, nil)
 		if err != nil {
-			return nil, fmt.Errorf("waiting for dockerd, process %d: %w", pid, err)
+			return nil, &HintedError{fmt.Errorf("waiting for dockerd, process %d: %w", pid, err), fmt.Sprintf("kill %d", pid)}
 		}
 		return []Action{{StepEngine, fmt.Sprintf("waited %s for dockerd, process %d, that was starting", took, pid)}}, nil
 	}
@@ -166,9 +166,18 @@ func (m *machine) launch(ctx context.Context) (actions []Action, err error) {
 	if err := m.record(pid); err != nil {
 		return nil, errors.Join(err, engine.Process.Kill(), engine.Wait())
 	}
-	took, err := m.waitForEngine(ctx, func() error { return childEnded(pid) })
+	ended := false
+	took, err := m.waitForEngine(ctx, func() error {
+		fault := childEnded(pid)
+		ended = fault != nil
+		return fault
+	})
 	if err != nil {
-		return nil, errors.Join(m.withLogTail(err, begin), m.abandon(pid))
+		err = m.withLogTail(err, begin)
+		if !ended {
+			err = errors.Join(err, abandon(ctx, pid))
+		}
+		return nil, errors.Join(err, os.Remove(m.recordPath()))
 	}
 	if err := engine.Process.Release(); err != nil {
 		return nil, fmt.Errorf("letting go of the engine: %w", err)
@@ -176,21 +185,18 @@ func (m *machine) launch(ctx context.Context) (actions []Action, err error) {
 	return []Action{{StepEngine, fmt.Sprintf("started %s, process %d, log %s; it answered after %s", path, pid, m.engineLogPath(), took)}}, nil
 }
 
-// abandon ends an engine that was started but did not come up, and forgets it.
-func (m *machine) abandon(pid int) error {
-	if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+// abandon ends an engine that was started and did not come up, also when ctx is over. The process is a child: until it is waited
+// for it stays a zombie.
+func abandon(ctx context.Context, pid int) error {
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		return fmt.Errorf("ending the engine that did not come up: %w", err)
 	}
-	// The process is a child: unless it is waited for it stays a zombie, and /proc calls it alive.
-	for deadline := time.Now().Add(engineStopLimit); ; {
-		if childEnded(pid) != nil {
-			return os.Remove(m.recordPath())
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("ending the engine that did not come up: process %d is alive after %s", pid, engineStopLimit)
-		}
-		time.Sleep(enginePollInterval)
+	if _, err := poll(context.WithoutCancel(ctx), enginePollInterval, engineStopLimit, func() (bool, error) {
+		return childEnded(pid) != nil, nil
+	}); err != nil {
+		return fmt.Errorf("ending the engine that did not come up, process %d: %w", pid, err)
 	}
+	return nil
 }
 
 // record keeps the identity of a started engine.
@@ -242,10 +248,10 @@ func (m *machine) waitForEngine(ctx context.Context, ended func() error) (time.D
 func (m *machine) withLogTail(fault error, begin int64) error {
 	text, err := os.ReadFile(m.engineLogPath())
 	if err != nil || int64(len(text)) <= begin {
-		return fmt.Errorf("%w; its log %s has nothing to say", fault, m.engineLogPath())
+		return &HintedError{fmt.Errorf("%w; its log is empty", fault), "dockerd --debug --config-file " + m.daemonConfig}
 	}
 	lines := strings.Split(strings.TrimSpace(string(text[begin:])), "\n")
-	return fmt.Errorf("%w; its log %s ends: %s", fault, m.engineLogPath(), lines[len(lines)-1])
+	return &HintedError{fmt.Errorf("%w; its log ends: %s", fault, lines[len(lines)-1]), "tail -n 50 " + m.engineLogPath()}
 }
 
 // reloadEngine makes a running engine use the registered front. The engine takes over runtimes on SIGHUP without touching a
@@ -258,7 +264,7 @@ func (m *machine) reloadEngine(ctx context.Context) ([]Action, error) {
 	if err := m.signalReload(ctx); err != nil {
 		return nil, err
 	}
-	took, err := poll(ctx, enginePollInterval, engineReloadLimit, func() (bool, error) { return m.usesFront(ctx) })
+	took, err := poll(ctx, enginePollInterval, m.reloadLimit, func() (bool, error) { return m.usesFront(ctx) })
 	if err == nil {
 		return []Action{{StepEngine, fmt.Sprintf("reloaded the engine's configuration; no container was touched (%s)", took)}}, nil
 	}
@@ -300,7 +306,8 @@ func (m *machine) restartEngine(ctx context.Context) ([]Action, error) {
 	}
 	_, own := m.ownEngine()
 	if !own && info.ContainersRunning > 0 {
-		return nil, fmt.Errorf("making the engine use %s: %w (%d containers)", m.frontPath(), ErrEngineBusy, info.ContainersRunning)
+		return nil, &HintedError{fmt.Errorf("making the engine use %s: %w (%d containers)", m.frontPath(), ErrEngineBusy,
+			info.ContainersRunning), "docker stop $(docker ps -q) && " + FixCommand}
 	}
 	switch {
 	case m.systemd():
@@ -315,8 +322,8 @@ func (m *machine) restartEngine(ctx context.Context) ([]Action, error) {
 			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("making the engine use %s: it did not reload %s and was not started by gapproof; restart it by hand",
-			m.frontPath(), m.daemonConfig)
+		return nil, &HintedError{fmt.Errorf("making the engine use %s: it did not reload %s and was not started by gapproof",
+			m.frontPath(), m.daemonConfig), fmt.Sprintf("kill $(cat %s) && %s", m.pidFile, FixCommand)}
 	}
 	if _, err := poll(ctx, enginePollInterval, engineStartLimit, func() (bool, error) {
 		return m.api.reachable(ctx), nil

@@ -39,7 +39,7 @@ func (m *machine) registerFront(ctx context.Context) ([]Action, error) {
 	}
 	merged, changed, err := registerRuntime(config, m.frontPath())
 	if err != nil {
-		return nil, fmt.Errorf("registering the runtime in %s: %w", m.daemonConfig, err)
+		return nil, &HintedError{fmt.Errorf("registering the runtime in %s: %w", m.daemonConfig, err), m.configHint(err)}
 	}
 	// The binary comes first: an engine that is told of a runtime must find it.
 	actions, err := m.installFront(ctx)
@@ -60,6 +60,14 @@ func (m *machine) registerFront(ctx context.Context) ([]Action, error) {
 	}
 	m.Log.InfoContext(ctx, "registered the runtime front", "path", m.frontPath(), "missing", missing)
 	return append(actions, Action{StepRuntime, text}), nil
+}
+
+// configHint is what to type when the engine's configuration cannot take the runtime.
+func (m *machine) configHint(fault error) string {
+	if errors.Is(fault, ErrRuntimeTaken) {
+		return "sed -i '/\"default-runtime\"/d' " + m.daemonConfig + " && " + FixCommand
+	}
+	return "dockerd --validate --config-file " + m.daemonConfig
 }
 
 // installFront copies the executable to [machine.frontPath] unless the same bytes are there already.

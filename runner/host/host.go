@@ -24,6 +24,21 @@ var (
 	ErrEngineNotStarted = errors.New("the engine did not answer")
 )
 
+// HintedError is an error with a command that can be typed.
+type HintedError struct {
+	Err     error
+	Command string
+}
+
+// Error is the error's text without the hint.
+func (e *HintedError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error.
+func (e *HintedError) Unwrap() error { return e.Err }
+
+// Hint is the command, as every user-facing error of the project gives it.
+func (e *HintedError) Hint() string { return e.Command }
+
 // NothingToFix is what to print when [Fix] returns no action.
 const NothingToFix = "nothing to fix: packages, runtime and engine are as a lab needs them"
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gapproof/gapproof/runner/host/capability"
 )
@@ -29,8 +30,9 @@ type machine struct {
 	// lookPath finds a program as exec.LookPath does, also in the sbin directories.
 	lookPath func(name string) (string, error)
 
-	bounding capability.Set
-	lastCap  int
+	bounding    capability.Set
+	lastCap     int
+	reloadLimit time.Duration // how long a running engine may take to use a changed configuration
 }
 
 // newMachine reads what Check and Fix both need to know.
@@ -59,6 +61,7 @@ func newMachine(options Options) (*machine, error) {
 		lookPath:         lookPath,
 		bounding:         bounding,
 		lastCap:          last,
+		reloadLimit:      engineReloadLimit,
 	}, nil
 }
 

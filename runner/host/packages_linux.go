@@ -64,7 +64,11 @@ func (m *machine) installPackages(ctx context.Context) ([]Action, error) {
 	args := []string{"install", "-y", "-q", "--no-install-recommends", "--no-remove", "-o", "DPkg::Lock::Timeout=" + aptLockSeconds,
 		"-o", "Dpkg::Options::=--force-confold", "--"}
 	if _, err := m.command(ctx, "apt-get", append(args, missing...)...); err != nil {
-		return nil, fmt.Errorf("installing %s: %w", strings.Join(missing, " "), errors.Join(err, updateErr))
+		err = fmt.Errorf("installing %s: %w", strings.Join(missing, " "), err)
+		if updateErr != nil {
+			err = fmt.Errorf("%w; the package lists could not be refreshed either: %w", err, updateErr)
+		}
+		return nil, &HintedError{err, "apt-get update && apt-get install " + strings.Join(missing, " ")}
 	}
 	return []Action{{StepPackages, "installed Debian packages " + strings.Join(missing, " ")}}, nil
 }

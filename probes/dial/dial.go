@@ -53,6 +53,8 @@ type Options struct {
 // Dialer makes attempts. It may be used by many goroutines at once, holds no descriptor between attempts and needs no closing.
 type Dialer struct {
 	tcp, udp *ports
+	// nameServer stands in for the one of resolv.conf in tests.
+	nameServer string
 }
 
 // New is a Dialer, or an error when the range of source ports is empty.

@@ -93,6 +93,9 @@ func timeout(err error) bool {
 
 // dial opens the socket for the resolver's next query, on a source port of the dialer's.
 func (q *query) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if q.dialer.nameServer != "" {
+		address = q.dialer.nameServer
+	}
 	conn, free, err := q.open(ctx, network, address)
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -35,8 +35,8 @@ func Judge(p plan.Planned, promise plan.Promise, o probes.Observation) Judgement
 }
 
 // Step judges every attempt of one step of a plan and fills in the replay commands. The observations are in the order of the plan's
-// attempts; it returns an error when their number differs or one belongs to another attempt. An attempt that was never made has
-// the zero Observation and is inconclusive.
+// attempts; it returns an error when their number differs. An attempt that was never made has the zero Observation and is
+// inconclusive.
 func Step(p *plan.Plan, step int, observations []probes.Observation) ([]Judgement, error) {
 	if step < 0 || step >= len(p.Steps) {
 		return nil, fmt.Errorf("judging step %d of scenario %s: it has %d", step, p.Name, len(p.Steps))

@@ -164,7 +164,7 @@ func ReadComponents(dir string) ([]*Component, error) {
 	}
 	// References between components are only judged when all of them could be read: else every one would be reported twice.
 	if len(faults) == 0 {
-		faults = validate(components)
+		faults = validateComponents(components)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -183,7 +183,17 @@ func readComponent(name string) (*Component, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", short, err)
 	}
-	c := Component{Name: filepath.Base(dir), dir: dir}
+	c, err := decodeComponent(data, short)
+	if err != nil {
+		return nil, err
+	}
+	c.Name, c.dir = filepath.Base(dir), dir
+	return c, nil
+}
+
+// decodeComponent decodes a component.yaml strictly. The error lists every unknown field and every value of a wrong type.
+func decodeComponent(data []byte, short string) (*Component, error) {
+	var c Component
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
@@ -210,8 +220,8 @@ func (l *faultList) add(field, format string, args ...any) {
 	l.faults = append(l.faults, fmt.Errorf("%s: %s: %w", l.file, field, fmt.Errorf(format, args...)))
 }
 
-// validate reports every fault of the components together, references between them included.
-func validate(components []*Component) []error {
+// validateComponents reports every fault of the components together, references between them included.
+func validateComponents(components []*Component) []error {
 	binaries, roots, profiles := map[string]string{}, map[string]bool{}, map[string]string{}
 	for _, c := range components {
 		profiles[c.Name] = c.Profile
@@ -293,6 +303,9 @@ func (l *faultList) builds(c *Component) {
 		seen[b.Name] = true
 		if len(b.Binaries) == 0 {
 			l.add(field+".binaries", "none given")
+		}
+		if b.Toolchain != "" && !toolchainForm.MatchString(b.Toolchain) {
+			l.add(field+".toolchain", "%q is not a Go release such as go1.23.8", b.Toolchain)
 		}
 		if b.Cgo && len(b.Debian) == 0 {
 			l.add(field+".debian", "a cgo build names the packages it needs on the host")
@@ -405,8 +418,10 @@ var (
 	packageForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	nameForm    = regexp.MustCompile(`^[a-z0-9.-]+\.[a-z0-9]+(/[a-z0-9._-]+)+$`)
 	tagForm     = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-	userForm    = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
-	majorForm   = regexp.MustCompile(`^v[0-9]+$`)
+	// toolchainForm is a release that the go command can fetch by name.
+	toolchainForm = regexp.MustCompile(`^go1\.[0-9]+\.[0-9]+$`)
+	userForm      = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
+	majorForm     = regexp.MustCompile(`^v[0-9]+$`)
 )
 
 // executableName is what "go build" calls the binary of a package: the last element of its path that is not a major version.

@@ -187,7 +187,7 @@ func rootHeader(h *tar.Header, name string) *tar.Header {
 func matchesAny(globs []string, name string) bool {
 	for ; name != "."; name = path.Dir(name) {
 		for _, g := range globs {
-			if ok, _ := path.Match(g, name); ok { // validate has refused malformed globs
+			if ok, _ := path.Match(g, name); ok { // validateComponents has refused malformed globs
 				return true
 			}
 		}
@@ -218,20 +218,28 @@ var ErrNoArchive = errors.New("no Debian archive for this suite among the host's
 // archives lists the host's own Debian archives for suite, its updates and its security fixes, as lines of a sources.list.
 func archives(ctx context.Context, suite string) ([]string, error) {
 	out, err := outputOf(ctx, "/", os.Environ(), "apt-get", "indextargets", "--format",
-		"$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)|$(RELEASE)", "Created-By: Packages")
+		"$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)", "Created-By: Packages")
 	if err != nil {
 		return nil, fmt.Errorf("listing the host's apt sources: %w", err)
 	}
+	return sourcesFor(out, suite)
+}
+
+// sourcesFor picks from the lines of "apt-get indextargets", in the format that archives asks for, those of suite.
+func sourcesFor(targets, suite string) ([]string, error) {
 	var lines []string
 	seen := map[string]bool{}
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(targets) {
 		f := strings.Split(strings.TrimSpace(line), "|")
-		if len(f) != 5 || f[0] != "Debian" || f[1] != "main" || seen[line] {
+		if len(f) != 4 || f[0] != "Debian" || f[1] != "main" {
 			continue
 		}
 		if code := f[2]; code == suite || code == suite+"-updates" || code == suite+"-security" {
-			seen[line] = true
-			lines = append(lines, fmt.Sprintf("deb %s %s main", f[3], code))
+			source := fmt.Sprintf("deb %s %s main", f[3], code)
+			if !seen[source] { // a host of several architectures lists each
+				seen[source] = true
+				lines = append(lines, source)
+			}
 		}
 	}
 	if len(lines) == 0 {

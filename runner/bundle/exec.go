@@ -65,9 +65,18 @@ func runCommandWith(
 		return nil
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("running %s: %w", name, context.Cause(ctx))
+		return fmt.Errorf("running %s: %w", name, stopped(ctx))
 	}
 	return &CommandError{Args: append([]string{name}, args...), Dir: dir, Output: strings.TrimSpace(tail.String()), Err: err}
+}
+
+// stopped is nil while ctx runs. Then it is an error that matches both ctx.Err and the cause, which for a signal are not the same.
+func stopped(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if err == nil || errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // outputOf is runCommand for a command whose output is wanted as a string, without the white space around it.

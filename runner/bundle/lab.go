@@ -280,7 +280,7 @@ func sameTree(ctx context.Context, a, b string) (bool, error) {
 	}
 	same, inA := true, 0
 	err = filepath.WalkDir(a, func(p string, d fs.DirEntry, err error) error {
-		if err := errors.Join(err, context.Cause(ctx)); err != nil {
+		if err := errors.Join(err, stopped(ctx)); err != nil {
 			return err
 		}
 		inA++

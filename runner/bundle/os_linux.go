@@ -38,7 +38,7 @@ func lockFile(ctx context.Context, name string, waiting func()) (release func(),
 		select {
 		case <-ctx.Done():
 			f.Close()
-			return nil, context.Cause(ctx)
+			return nil, stopped(ctx)
 		case <-time.After(lockRetry):
 		}
 	}

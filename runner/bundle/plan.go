@@ -166,7 +166,7 @@ func (p *plan) shared(s *step) *step {
 
 // buildStep is the go build that makes the binary ref.
 func (p *plan) buildStep(ctx context.Context, ref string) (*step, error) {
-	origin := p.binaries[ref] // validate has refused references to nothing
+	origin := p.binaries[ref] // validateComponents has refused references to nothing
 	if origin.step != nil {
 		return origin.step, nil
 	}
@@ -340,7 +340,7 @@ func (p *plan) run(ctx context.Context, r *reporter) error {
 				if s.network != network {
 					continue
 				}
-				if err := context.Cause(ctx); err != nil {
+				if err := stopped(ctx); err != nil {
 					return err
 				}
 				if err := p.runStep(ctx, s, r); err != nil {

@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -89,9 +88,10 @@ func felixEnv(env []string, node string) []string {
 	return out
 }
 
-// together runs a calico-node per flag until ctx is done or one of them ends, and waits for all of them.
-func together(ctx context.Context, env, flags []string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// together runs a calico-node per flag until asked is done or one of them ends, and waits for all of them. It is an error only
+// when nobody asked for the end.
+func together(asked context.Context, env, flags []string) error {
+	ctx, cancel := context.WithCancelCause(asked)
 	defer cancel(nil)
 	var wait sync.WaitGroup
 	for _, flag := range flags {
@@ -106,10 +106,10 @@ func together(ctx context.Context, env, flags []string) error {
 		}()
 	}
 	wait.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
+	if asked.Err() != nil {
+		return nil
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // calicoNode runs calico-node with flags until it ends, or ctx is done and it is told to.

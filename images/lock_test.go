@@ -1,0 +1,118 @@
+package images
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var digest = "sha256:" + strings.Repeat("0a", 32)
+
+const sound = `{
+  "version": 1,
+  "platform": "linux/amd64",
+  "images": [{"name": "example.test/a", "tag": "v1", "digest": "sha256:` +
+	`0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", "size": 3, "component": "a", "built": ["example.test/m v1.2.3"]}],
+  "files": [{"path": "cni/a.yaml", "sha256": "00", "size": 1, "origin": "example.test/m v1.2.3 a.yaml"}]
+}`
+
+func writeLock(t testing.TB, content string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "lock.json"), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestReadLockReturnsWhatWasWritten(t *testing.T) {
+	dir := writeLock(t, sound)
+	got, err := ReadLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Lock{
+		Version: 1, Platform: "linux/amd64",
+		Images: []Image{{Name: "example.test/a", Tag: "v1", Digest: digest, Size: 3, Component: "a", Built: []string{"example.test/m v1.2.3"}}},
+		Files:  []File{{Path: "cni/a.yaml", SHA256: "00", Size: 1, Origin: "example.test/m v1.2.3 a.yaml"}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("lock (-want +got):\n%s", d)
+	}
+	if want, got := "example.test/a:v1@"+digest, got.Images[0].Reference(); want != got {
+		t.Errorf("reference: want %s, got %s", want, got)
+	}
+	if want, got := filepath.Join(dir, "files", "cni", "a.yaml"), FilePath(dir, got.Files[0]); want != got {
+		t.Errorf("path of the file: want %s, got %s", want, got)
+	}
+}
+
+func TestReadLockRefuses(t *testing.T) {
+	for name, c := range map[string]struct{ content, want string }{
+		"a file that is not JSON": {"x", "invalid character"},
+		"an unknown field":        {strings.Replace(sound, `"size": 3`, `"sise": 3`, 1), `unknown field "sise"`},
+		"another version":         {strings.Replace(sound, `"version": 1`, `"version": 2`, 1), "version: is 2, this build reads 1"},
+		"a malformed digest":      {strings.Replace(sound, "sha256:0a", "sha256:0A", 1), "images[0].digest:"},
+		"a path out of the lab":   {strings.Replace(sound, "cni/a.yaml", "../a.yaml", 1), `files[0].path: "../a.yaml" leaves the lab directory`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := ReadLock(writeLock(t, c.content)); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("want an error with %q, got %v", c.want, err)
+			}
+		})
+	}
+	if _, err := ReadLock(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no lock: want os.ErrNotExist, got %v", err)
+	}
+}
+
+func TestValidateListsEveryFault(t *testing.T) {
+	l := &Lock{
+		Version: LockVersion,
+		Images:  []Image{{Name: "a", Tag: "1", Digest: digest}, {Name: "a", Tag: "1", Digest: "sha256:0"}, {Digest: digest}},
+		Files:   []File{{Path: "/etc/passwd"}},
+	}
+	want := `images[1].digest: "sha256:0" is not sha256 and 64 hexadecimal digits
+images[1]: a:1 is listed already at images[0]
+images[2]: name and tag are required, got "" and ""
+files[0].path: "/etc/passwd" leaves the lab directory`
+	err := l.Validate()
+	if err == nil {
+		t.Fatal("want faults, got none")
+	}
+	if d := cmp.Diff(want, err.Error()); d != "" {
+		t.Errorf("faults (-want +got):\n%s", d)
+	}
+}
+
+func TestFindReturnsTheLastTagOfAName(t *testing.T) {
+	l := &Lock{Images: []Image{{Name: "b", Tag: "2"}, {Name: "a", Tag: "1"}, {Name: "b", Tag: "1"}}}
+	l.Sort()
+	got, err := l.Find("b")
+	if err != nil || got.Tag != "2" {
+		t.Errorf("want tag 2, got %q, %v", got.Tag, err)
+	}
+	if _, err := l.Find("c"); !errors.Is(err, ErrNotLocked) {
+		t.Errorf("a name that is not there: want ErrNotLocked, got %v", err)
+	}
+}
+
+func FuzzReadLock(f *testing.F) {
+	f.Add(sound)
+	f.Add("{}")
+	f.Fuzz(func(t *testing.T, content string) {
+		l, err := ReadLock(writeLock(t, content))
+		if err != nil {
+			return
+		}
+		for _, file := range l.Files {
+			if rel, err := filepath.Rel("/lab/files", FilePath("/lab", file)); err != nil || !filepath.IsLocal(rel) {
+				t.Errorf("%q leaves the lab directory: %q, %v", file.Path, rel, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,148 @@
+package cni
+
+import (
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"sort"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// ErrUnknownProfile reports a profile that is not among [Names].
+var ErrUnknownProfile = errors.New("unknown CNI profile")
+
+// Default is the profile used when nobody asks for another.
+const Default = "calico"
+
+// Profile describes one CNI as the lab installs it.
+type Profile struct {
+	// Name is the profile's folder below this package.
+	Name string `json:"name"`
+	// Manifest is the path of the CNI's own manifest among the lab's locked files.
+	Manifest string `json:"manifest"`
+	// Patches are applied in order. Each must find its target in the manifest.
+	Patches []Patch `json:"patches,omitempty"`
+	// PodSubnet says where the manifest is told the pod address range, when it is told at all.
+	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
+	// APIServer names a ConfigMap through which the CNI is told the API server's own address, when it can be told.
+	APIServer *Target `json:"apiServer,omitempty"`
+	// Ready are the DaemonSets and Deployments that must be rolled out. They need not be in the manifest.
+	Ready []Target `json:"ready"`
+}
+
+// Target names one object.
+type Target struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+}
+
+// String writes the target as people do: "DaemonSet kube-system/calico-node".
+func (t Target) String() string {
+	if t.Namespace == "" {
+		return t.Kind + " " + t.Name
+	}
+	return t.Kind + " " + t.Namespace + "/" + t.Name
+}
+
+// Patch changes one object of the manifest.
+type Patch struct {
+	Target Target `json:"target"`
+	// Patch is a strategic merge patch, as kubectl patch takes it
+	// (https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/).
+	Patch json.RawMessage `json:"patch"`
+}
+
+// PodSubnet is an environment variable that takes the pod address range.
+type PodSubnet struct {
+	Target    Target `json:"target"`
+	Container string `json:"container"`
+	Env       string `json:"env"`
+}
+
+//go:embed */profile.yaml
+var profiles embed.FS
+
+// Names lists the profiles, sorted.
+func Names() []string {
+	entries, err := profiles.ReadDir(".")
+	if err != nil {
+		panic(fmt.Sprintf("listing the embedded profiles: %v", err)) // the file system is compiled in: cannot happen
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Find returns the profile with this name. The error matches [ErrUnknownProfile] for a name that is not among [Names].
+func Find(name string) (Profile, error) {
+	raw, err := profiles.ReadFile(path.Join(name, "profile.yaml"))
+	if err != nil {
+		return Profile{}, fmt.Errorf("looking up CNI profile %q (there are %s): %w", name, strings.Join(Names(), ", "), ErrUnknownProfile)
+	}
+	p, err := decodeProfile(raw)
+	if err != nil {
+		return Profile{}, fmt.Errorf("reading CNI profile %q: %w", name, err)
+	}
+	if p.Name != name {
+		return Profile{}, fmt.Errorf("reading CNI profile %q: name: is %q, must be its folder's", name, p.Name)
+	}
+	return p, nil
+}
+
+func decodeProfile(raw []byte) (Profile, error) {
+	var p Profile
+	if err := yaml.UnmarshalStrict(raw, &p); err != nil {
+		return Profile{}, fmt.Errorf("decoding: %w", err)
+	}
+	var faults []error
+	require := func(field, value string) {
+		if value == "" {
+			faults = append(faults, fmt.Errorf("%s: is required", field))
+		}
+	}
+	target := func(field string, t Target) {
+		require(field+".apiVersion", t.APIVersion)
+		require(field+".kind", t.Kind)
+		require(field+".name", t.Name)
+	}
+	require("name", p.Name)
+	require("manifest", p.Manifest)
+	for i, patch := range p.Patches {
+		target(fmt.Sprintf("patches[%d].target", i), patch.Target)
+		require(fmt.Sprintf("patches[%d].patch", i), string(patch.Patch))
+	}
+	if s := p.PodSubnet; s != nil {
+		target("podSubnet.target", s.Target)
+		require("podSubnet.container", s.Container)
+		require("podSubnet.env", s.Env)
+	}
+	if a := p.APIServer; a != nil {
+		target("apiServer", *a)
+		if a.APIVersion != "v1" || a.Kind != "ConfigMap" {
+			faults = append(faults, fmt.Errorf("apiServer: is %s of %s, must be a ConfigMap of v1", a.Kind, a.APIVersion))
+		}
+	}
+	for i, t := range p.Ready {
+		field := fmt.Sprintf("ready[%d]", i)
+		target(field, t)
+		if t.APIVersion != "apps/v1" || (t.Kind != kindDaemonSet && t.Kind != kindDeployment) {
+			faults = append(faults, fmt.Errorf("%s: is %s of %s; only DaemonSet and Deployment of apps/v1 can be waited for", field, t.Kind, t.APIVersion))
+		}
+	}
+	return p, errors.Join(faults...)
+}
+
+// The kinds whose roll-out can be waited for.
+const (
+	kindDaemonSet  = "DaemonSet"
+	kindDeployment = "Deployment"
+)

@@ -340,8 +340,8 @@ func describe(n *yaml.Node) string {
 	}
 }
 
-// truths are the words that the YAML 1.1 of kubectl reads as booleans although YAML 1.2 does not.
-var truths = regexp.MustCompile(`^(?:yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$`)
+// truths are the words that kubectl, which reads YAML 1.1, takes for booleans although YAML 1.2 does not. A namespace named y needs quotes.
+var truths = regexp.MustCompile(`^(?:y|Y|n|N|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$`)
 
 // isText tells whether a scalar is a string to kubectl too, and records a fault if it is not.
 func (d *decoder) isText(n *yaml.Node, path string) bool {

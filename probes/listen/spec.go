@@ -21,7 +21,7 @@ type Spec struct {
 func (s Spec) String() string { return fmt.Sprintf("%s/%d", s.Protocol, s.Port) }
 
 // ParseSpecs reads a comma-separated list such as "TCP/80,UDP/81"; the empty text is the empty list. It reports every fault at once,
-// each with its text; a listener named twice is one.
+// each with its text; a listener named twice is one of them.
 func ParseSpecs(text string) ([]Spec, error) {
 	if text == "" {
 		return nil, nil
@@ -41,7 +41,10 @@ func ParseSpecs(text string) ([]Spec, error) {
 		seen[s] = true
 		specs = append(specs, s)
 	}
-	return specs, errors.Join(faults...)
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	return specs, nil
 }
 
 func parseSpec(field string) (Spec, error) {

@@ -41,7 +41,7 @@ func (m *machine) check(ctx context.Context) ([]Finding, error) {
 		m.checkLimits,
 	} {
 		if err := ctx.Err(); err != nil {
-			return findings, fmt.Errorf("checking the host: %w", err)
+			return findings, err
 		}
 		for _, finding := range examine(ctx) {
 			// Joined errors come in lines, and a finding is one.

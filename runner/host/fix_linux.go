@@ -20,7 +20,7 @@ func Fix(ctx context.Context, options Options) ([]Action, error) {
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, &HintedError{fmt.Errorf("fixing the host: %w", ErrNotRoot), "sudo " + FixCommand}
+		return nil, &HintedError{ErrNotRoot, "sudo " + FixCommand}
 	}
 	return m.exclusively(ctx, m.fix)
 }

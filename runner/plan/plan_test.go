@@ -23,13 +23,13 @@ world:
   - name: x
     pods:
     - {name: a, labels: {app: source}, node: a}
-  - name: y
+  - name: "y"
     labels: {tier: web}
     pods:
     - {name: b, labels: {app: web}, node: b, ports: [{port: 81, protocol: UDP}, {port: 80}]}
     - {name: c, labels: {app: web, blue: "yes"}, node: b}
   services:
-  - {name: web, namespace: y, selector: {app: web}, ports: [{port: 8080, targetPort: 80}], lookup: true}
+  - {name: web, namespace: "y", selector: {app: web}, ports: [{port: 8080, targetPort: 80}], lookup: true}
 `
 
 // load reads one scenario named t whose text follows the metadata.
@@ -119,7 +119,7 @@ func TestAttemptsCarryWhatTheAgentNeeds(t *testing.T) {
 const denyB = `
 policies:
   inline:
-  - metadata: {name: deny-c, namespace: y}
+  - metadata: {name: deny-c, namespace: "y"}
     spec: {podSelector: {matchLabels: {blue: "yes"}}, policyTypes: [Ingress]}
 `
 
@@ -222,7 +222,7 @@ func TestStateEvolvesOverSteps(t *testing.T) {
 	s := load(t, world+`
 policies:
   inline:
-  - metadata: {name: deny-web, namespace: y}
+  - metadata: {name: deny-web, namespace: "y"}
     spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}
 steps:
 - name: apply
@@ -230,10 +230,10 @@ steps:
 - name: relabel
   relabel:
   - {pod: y/b, labels: {app: other}}
-  - {namespace: y, labels: {tier: null, new: "1"}}
+  - {namespace: "y", labels: {tier: null, new: "1"}}
 - name: replace
   replace:
-  - metadata: {name: deny-web, namespace: y}
+  - metadata: {name: deny-web, namespace: "y"}
     spec: {podSelector: {matchLabels: {app: other}}, policyTypes: [Ingress]}
 - name: delete
   delete: ["*"]
@@ -273,14 +273,14 @@ func TestAPrefixIsPutBeforeTheWorldsNamespacesAlone(t *testing.T) {
 	s := load(t, world+`
 policies:
   inline:
-  - metadata: {name: p, namespace: y}
+  - metadata: {name: p, namespace: "y"}
     spec:
       podSelector: {}
       policyTypes: [Ingress, Egress]
       ingress:
       - from:
         - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: x}}
-        - namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [y, kube-system]}]}
+        - namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: ["y", kube-system]}]}
       egress:
       - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]
 `)
@@ -340,7 +340,7 @@ func TestPlaceholdersBecomeAddresses(t *testing.T) {
 	s := load(t, world+`
 policies:
   inline:
-  - metadata: {name: only-a, namespace: y}
+  - metadata: {name: only-a, namespace: "y"}
     spec:
       podSelector: {}
       policyTypes: [Ingress]

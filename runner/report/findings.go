@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/plan"
 )
 
 // finding is every judgement of one step that did not pass for one and the same cause.
@@ -102,11 +103,11 @@ func (p *page) findings(r *Report) {
 		for _, f := range list {
 			attempts += len(f.judgements)
 		}
-		p.line("")
+		p.blank()
 		p.line(p.styled(s.style, fmt.Sprintf(" %s %d ", s.title, attempts)) + "  " + p.styled(faint, s.meaning))
 		for i, f := range list {
 			if s.title != "SKIPPED" {
-				p.line("")
+				p.blank()
 			}
 			p.finding(i+1, f)
 		}
@@ -122,7 +123,13 @@ func (p *page) finding(number int, f finding) {
 	if n := len(f.judgements) - 1; n > 0 {
 		more = fmt.Sprintf(" and %d more", n)
 	}
-	p.line(padLeft(fmt.Sprint(number), len(findingIndent)-1) + " " + p.styled(strong, title) + more + "  " + p.styled(faint, where))
+	head := padLeft(fmt.Sprint(number), len(findingIndent)-1) + " " + p.styled(strong, title) + more
+	if len(findingIndent)+columns(title+more+"  "+where) <= p.width {
+		p.line(head + "  " + p.styled(faint, where))
+	} else {
+		p.line(head)
+		p.entry("in", where)
+	}
 	if j.Result == compare.Skipped {
 		p.entry("because", j.Reason)
 		return
@@ -150,9 +157,13 @@ func (p *page) finding(number int, f finding) {
 	p.also(f.judgements[1:])
 }
 
-// attempt is "x/a → y/b TCP/80".
+// attempt is "x/a → y/b TCP/80"; a lookup has no port to show.
 func (p *page) attempt(j compare.Judgement) string {
-	return p.clean(j.Attempt.Source + p.sym.arrow + j.Attempt.Destination + " " + portName(j.Attempt))
+	words := j.Attempt.Source + p.sym.arrow + j.Attempt.Destination
+	if j.Attempt.Kind != plan.Lookup {
+		words += " " + portName(j.Attempt)
+	}
+	return p.clean(words)
 }
 
 // promised is the promise and who made it.
@@ -181,7 +192,7 @@ func evidenceWords(e compare.Evidence) string {
 func culpritWords(c string) string {
 	switch c {
 	case compare.PolicyBug:
-		return c + ": the packets follow the policies, and the policies do not say what was meant"
+		return c + ": the packets follow the policies, which do not say what was meant"
 	case compare.CNIBug:
 		return c + ": the packets do not follow the policies"
 	case compare.EngineQuestion:

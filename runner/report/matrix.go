@@ -109,17 +109,23 @@ func (p *page) cell(m matrix, source string, c column) []mark {
 	return marks
 }
 
-// legend explains the glyphs, once per page.
-func (p *page) legend() {
-	item := func(st style, glyph, words string) string { return p.styled(st, glyph) + " " + words }
-	p.line(strings.Join([]string{
+// legend explains the glyphs, once per page and only where a matrix follows.
+func (p *page) legend(r *Report) {
+	if !slices.ContainsFunc(r.Scenarios, func(s Scenario) bool { return slices.ContainsFunc(s.Steps, p.showsMatrix) }) {
+		return
+	}
+	item := func(st style, glyph, words string) span {
+		return span{p.styled(st, glyph) + " " + words, columns(glyph + " " + words)}
+	}
+	p.blank()
+	p.flow("", "  ",
 		item(good, p.sym.allow, "allow"),
 		item(faint, p.sym.deny, "deny"),
-		item(hole, p.sym.hole, "hole: promised deny, saw allow"),
-		item(broken, p.sym.broken, "break: promised allow, saw deny"),
+		item(hole, p.sym.hole, "hole: deny was promised"),
+		item(broken, p.sym.broken, "break: allow was promised"),
 		item(doubt, p.sym.doubt, "could not tell"),
 		item(faint, p.sym.skipped, "skipped"),
-	}, "  "))
+	)
 }
 
 const (
@@ -127,36 +133,28 @@ const (
 	columnGap    = 2
 	// cornerWords head the column of sources.
 	cornerWords = "from \\ to"
-	// longestLabel is how much of the width a row's name may take before it is cut: two thirds stay for the cells.
-	longestLabel = 3
+	// leastLabel is the share of the width that a row's name may always take; more where the columns leave it.
+	leastLabel = 3
 )
 
 // matrix writes the matrix: destinations as headings where they fit the width, else by number with a key, in as many blocks
 // as the width demands.
 func (p *page) matrix(m matrix) {
-	label := columns(cornerWords)
-	for _, s := range m.sources {
-		label = max(label, columns(s))
-	}
-	numbered := false
-	if p.blockWidth(m, label, m.columns, headed) > p.width {
-		numbered = true
-	}
-	labels := slices.Clone(m.sources)
-	heading := headed
+	labels, heading := slices.Clone(m.sources), headed
+	numbered := p.blockWidth(m, p.labelWidth(labels), m.columns, heading) > p.width
 	if numbered {
 		heading = p.numbers(m)
-		for i, s := range labels {
+		for i, s := range m.sources {
 			if n := slices.IndexFunc(m.columns, func(c column) bool { return c.destination == s }); n >= 0 {
 				labels[i] = fmt.Sprintf("%*d %s", len(fmt.Sprint(len(m.columns))), n+1, s)
 			}
 		}
 	}
-	label = columns(cornerWords)
+	room := max(p.width-p.blockWidth(m, 0, m.columns, heading), p.width/leastLabel)
 	for i, s := range labels {
-		labels[i] = p.fit(p.clean(s), p.width/longestLabel)
-		label = max(label, columns(labels[i]))
+		labels[i] = p.fitPod(p.clean(s), room)
 	}
+	label := p.labelWidth(labels)
 	for rest := m.columns; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && p.blockWidth(m, label, rest[:n+1], heading) <= p.width {
@@ -169,6 +167,25 @@ func (p *page) matrix(m matrix) {
 		p.key(m)
 	}
 	p.portKey(m)
+}
+
+// labelWidth is the width of the column of sources.
+func (p *page) labelWidth(labels []string) int {
+	width := columns(cornerWords)
+	for _, l := range labels {
+		width = max(width, columns(l))
+	}
+	return width
+}
+
+// fitPod is a "namespace/pod" cut to n columns: the namespace gives way first, because the pods of one tell rows apart.
+func (p *page) fitPod(s string, n int) string {
+	namespace, pod, found := strings.Cut(s, "/")
+	room := n - columns("/"+pod)
+	if columns(s) <= n || !found || room <= columns(p.sym.ellipsis) {
+		return p.fit(s, n)
+	}
+	return p.fit(namespace, room) + "/" + pod
 }
 
 // heading gives a column's two header lines.

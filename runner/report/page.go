@@ -74,6 +74,50 @@ func (p *page) line(s string) {
 	p.WriteByte('\n')
 }
 
+// blank writes an empty line unless there is one already.
+func (p *page) blank() {
+	if !bytes.HasSuffix(p.Bytes(), []byte("\n\n")) {
+		p.WriteByte('\n')
+	}
+}
+
+// span is styled text with the columns it takes.
+type span struct {
+	text  string
+	width int
+}
+
+func (p *page) span(st style, s string) span { return span{p.styled(st, s), columns(s)} }
+
+// flow writes spans side by side, in as many lines as the width demands; a line never breaks inside a span.
+func (p *page) flow(indent, separator string, spans ...span) {
+	line, used := "", 0
+	for _, s := range spans {
+		if used > 0 && len(indent)+used+columns(separator)+s.width > p.width {
+			p.line(indent + line)
+			line, used = "", 0
+		}
+		if used > 0 {
+			line += separator
+			used += columns(separator)
+		}
+		line += s.text
+		used += s.width
+	}
+	p.line(indent + line)
+}
+
+// plainSpans cleans texts and leaves the empty ones out.
+func (p *page) plainSpans(texts ...string) []span {
+	var spans []span
+	for _, t := range texts {
+		if t != "" {
+			spans = append(spans, p.span(plain, p.clean(t)))
+		}
+	}
+	return spans
+}
+
 // clean makes text from outside fit for a terminal: no control or format characters (an escape sequence in an agent's words must not
 // reach it), and nothing beyond ASCII where that is the character set.
 func (p *page) clean(s string) string {

@@ -16,6 +16,7 @@ import (
 func RenderTable(w io.Writer, r *Report, o Options) error {
 	p := newPage(o)
 	p.header(r)
+	p.legend(r)
 	p.scenarios(r)
 	p.findings(r)
 	p.gaps(r)
@@ -33,26 +34,31 @@ const startedLayout = "2006-01-02 15:04:05Z"
 // header says what was tested, with what, and how strong the evidence is.
 func (p *page) header(r *Report) {
 	v := r.Versions
-	first := []string{p.styled(strong, p.clean("gapproof "+v.Gapproof)), p.clean("run " + r.Run)}
+	var begun, lasted, nodes, images string
 	if !r.Started.IsZero() {
-		first = append(first, r.Started.UTC().Format(startedLayout))
+		begun = r.Started.UTC().Format(startedLayout)
 	}
-	p.line(strings.Join(append(first, p.took(r.Took)), p.sym.separator))
-	var second []string
-	for _, part := range []struct{ name, value string }{
-		{"Kubernetes", v.Kubernetes}, {"", v.CNI}, {"kernel", v.Kernel},
-	} {
-		if part.value != "" {
-			second = append(second, strings.TrimSpace(part.name+" "+part.value))
-		}
+	if r.Took > 0 {
+		lasted = p.took(r.Took)
 	}
 	if len(v.Nodes) > 0 {
-		second = append(second, count(len(v.Nodes), "node"))
+		nodes = count(len(v.Nodes), "node")
 	}
 	if len(v.Images) > 0 {
-		second = append(second, count(len(v.Images), "image")+" by digest")
+		images = count(len(v.Images), "image") + " by digest"
 	}
-	p.line(p.clean(strings.Join(append(second, "evidence: "+r.Level), p.sym.separator)))
+	tool := p.span(strong, p.clean(strings.TrimSpace("gapproof "+v.Gapproof)))
+	p.flow("", p.sym.separator, append([]span{tool}, p.plainSpans(named("run", r.Run), begun, lasted)...)...)
+	p.flow("", p.sym.separator, p.plainSpans(
+		named("Kubernetes", v.Kubernetes), v.CNI, named("kernel", v.Kernel), nodes, images, named("evidence:", r.Level))...)
+}
+
+// named is a value after its name, nothing when there is no value.
+func named(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	return name + " " + value
 }
 
 // The widths of the columns of numbers: as wide as their headings.
@@ -70,16 +76,14 @@ const (
 func (p *page) scenarios(r *Report) {
 	list := r.bySeverity()
 	if len(list) == 0 {
-		p.line("")
+		p.blank()
 		p.line("no scenario was run")
 		return
 	}
 	resultWidth, nameWidth := len("RESULT"), len("SCENARIO")
-	shown := false
 	for _, s := range list {
 		resultWidth = max(resultWidth, len(s.Result().String()))
 		nameWidth = max(nameWidth, columns(p.fit(p.clean(s.Name), p.width/longestName)))
-		shown = shown || slices.ContainsFunc(s.Steps, p.showsMatrix)
 	}
 	const gap = "  "
 	titleWidth := p.width - resultWidth - nameWidth - len(attemptsHead) - len(tookHead) - len(enforcedHead) - 5*len(gap)
@@ -90,7 +94,7 @@ func (p *page) scenarios(r *Report) {
 		}
 		return strings.Join(append(cells, padLeft(attempts, len(attemptsHead)), padLeft(took, len(tookHead)), padLeft(enforced, len(enforcedHead))), gap)
 	}
-	p.line("")
+	p.blank()
 	p.line(p.styled(faint, row(padRight("RESULT", resultWidth), "SCENARIO", "TITLE", attemptsHead, tookHead, enforcedHead)))
 	for _, s := range list {
 		result := s.Result()
@@ -105,10 +109,6 @@ func (p *page) scenarios(r *Report) {
 			p.wrapped(p.clean("not carried out to its end: "+s.Fault), doubt)
 		}
 		p.steps(s)
-	}
-	if shown {
-		p.line("")
-		p.legend()
 	}
 }
 
@@ -159,12 +159,12 @@ func (p *page) steps(s *Scenario) {
 		if step.Rounds > 0 {
 			parts = append(parts, count(step.Rounds, "round"))
 		}
-		p.line("")
-		p.line(matrixIndent + p.clean(strings.Join(parts, p.sym.separator)))
+		p.blank()
+		p.flow(matrixIndent, p.sym.separator, p.plainSpans(parts...)...)
 		p.matrix(newMatrix(step.Judgements))
 	}
 	if any {
-		p.line("")
+		p.blank()
 	}
 }
 
@@ -197,7 +197,7 @@ func (p *page) gaps(r *Report) {
 	if len(lines) == 0 {
 		return
 	}
-	p.line("")
+	p.blank()
 	p.line(p.styled(doubt, fmt.Sprintf(" GAPS %d ", len(lines))) + "  " + p.styled(faint, "changed after the beacons had flipped"))
 	for _, l := range lines {
 		p.wrapped(p.clean(l), plain)
@@ -214,7 +214,7 @@ func (p *page) notes(r *Report) {
 	for _, note := range slices.Sorted(maps.Keys(counts)) {
 		items = append(items, fmt.Sprintf("%s (%s)", note, count(counts[note], "attempt")))
 	}
-	p.line("")
+	p.blank()
 	for _, l := range wrap(strings.Fields(p.clean("semantics notes that applied: "+strings.Join(items, ", "))), p.width) {
 		p.line(p.styled(faint, l))
 	}
@@ -237,9 +237,11 @@ func (r *Report) noteCounts() map[string]int {
 // result writes the last two lines: the whole in numbers, and how the command ends.
 func (p *page) result(r *Report) {
 	s := r.Summary()
-	p.line("")
-	parts := append(tallyWords(s.Tally), scenarioWords(s.Scenarios), p.took(r.Took))
-	p.line(p.styled(resultStyle(s.Result), " "+strings.ToUpper(s.Result.String())+" ") + " " + strings.Join(parts, p.sym.separator))
+	p.blank()
+	word := p.span(resultStyle(s.Result), " "+strings.ToUpper(s.Result.String())+" ")
+	parts := p.plainSpans(append(tallyWords(s.Tally), scenarioWords(s.Scenarios), p.took(r.Took))...)
+	parts[0].text, parts[0].width = word.text+" "+parts[0].text, word.width+1+parts[0].width
+	p.flow("", p.sym.separator, parts...)
 	p.line(p.styled(faint, fmt.Sprintf("exit code %d: %s", s.ExitCode, s.exitWords())))
 }
 

@@ -1,0 +1,70 @@
+# gapproof: every target says what it does in `make help`.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_ := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+BIN      := bin/gapproof
+CLUSTER  ?= dev
+PEER     ?= race
+# Debian's docker.io is new on a bare host; its client may not be the first on PATH.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/gapproof (static)
+	@CGO_ENABLED=0 go build $(GOFLAGS_) -o $(BIN) ./runner/cmd/gapproof
+
+.PHONY: host
+host: build ## install what the host lacks and start the engine
+	@$(BIN) doctor --fix
+
+.PHONY: images
+images: host ## build every image of the lab from modules into the cache
+	@$(BIN) bundle create
+
+.PHONY: up
+up: images ## bring the lab cluster up (kind + Calico, everything from the mirror)
+	@$(BIN) up --cluster $(CLUSTER)
+
+.PHONY: down
+down: build ## remove the lab cluster, its mirror and its network
+	@$(BIN) down --cluster $(CLUSTER)
+
+.PHONY: demo
+demo: up ## from a bare host to a verified matrix, and a hole found
+	@$(BIN) run --cluster $(CLUSTER) --show all scenarios/catalogue/pod-selector
+	@echo; echo "And a policy with one missing selector:"; echo
+	@$(BIN) run --cluster $(CLUSTER) scenarios/examples; code=$$?; \
+	 if [ $$code -ne 1 ]; then echo "the hole was not found: exit code $$code, want 1" >&2; exit 1; fi
+	@echo; echo "The cluster is still up: gapproof run …, kubectl --kubeconfig \"$$($(BIN) kubeconfig --cluster $(CLUSTER))\" …, make down."
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	cd images/lint && go tool staticcheck ../../...
+
+.PHONY: unit
+unit: ## unit tests with the race detector (no cluster)
+	go test -race ./...
+
+.PHONY: live
+live: images ## tests on a real cluster of their own
+	cd runner/e2e && GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 40m -v ./...
+
+.PHONY: test
+test: unit live ## everything CI runs
+
+.PHONY: race
+race: up ## the same 20 steps with gapproof and with cyclonus, on one cluster
+	cd runner/race && go run .
+
+.PHONY: clean
+clean: build ## remove what dead runs left in the cluster, then the cluster
+	@$(BIN) clean --cluster $(CLUSTER) || true
+	@$(BIN) down --cluster $(CLUSTER)

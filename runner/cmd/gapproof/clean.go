@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gapproof/gapproof/runner/fixture"
+	"github.com/gapproof/gapproof/runner/internal/kube"
+)
+
+func (a *app) clean() *cobra.Command {
+	var t target
+	var id string
+	c := &cobra.Command{
+		Use:   "clean",
+		Short: "Remove what runs left whose process was killed",
+		Long: `clean removes every namespace that carries a run's label. Runs clean up after themselves, also on Ctrl-C; this is
+for those that were killed.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			path := t.kubeconfig
+			if path == "" && t.context == "" {
+				path = a.labKubeconfig(t.cluster)
+			}
+			cluster, err := kube.Load(c.Context(), path, t.context)
+			if err != nil {
+				return err
+			}
+			end := a.waiting("removing namespaces")
+			removed, err := fixture.Clean(c.Context(), cluster.Client, id)
+			end()
+			for _, name := range removed {
+				fmt.Fprintf(a.out, "removed namespace %s\n", name)
+			}
+			if err == nil && len(removed) == 0 {
+				fmt.Fprintln(a.out, "nothing to remove")
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&t.cluster, "cluster", defaultCluster, "lab cluster made by `gapproof up`")
+	c.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "another cluster's kubeconfig")
+	c.Flags().StringVar(&t.context, "context", "", "context of that kubeconfig")
+	c.Flags().StringVar(&id, "run", "", "only this run's namespaces (default: every run's)")
+	return c
+}

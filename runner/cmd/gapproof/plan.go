@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+func (a *app) plan() *cobra.Command {
+	return &cobra.Command{
+		Use:   "plan [FILE|DIR ...]",
+		Short: "Print every attempt of scenarios and what is promised, without a cluster",
+		Long: `plan derives every verdict offline. Addresses are invented (198.18.0.0/15), so an ipBlock of a real cluster's range does not
+contain them. Where intent and policies differ, the line is marked: that is a policy bug found before anything runs.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := load(args)
+			if err != nil {
+				return err
+			}
+			differ := false
+			for _, s := range all {
+				p, err := planOffline(s)
+				if err != nil {
+					return err
+				}
+				differ = a.printPlan(p) || differ
+			}
+			if differ {
+				return exitError(exitFail)
+			}
+			return nil
+		},
+	}
+}
+
+func planOffline(s *scenarios.Scenario) (*plan.Plan, error) {
+	facts, err := plan.Offline(s)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	p, err := plan.Build(s, facts)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return p, nil
+}
+
+// printPlan prints one line per attempt and step and tells whether intent and policies differ anywhere.
+func (a *app) printPlan(p *plan.Plan) (differ bool) {
+	for _, step := range p.Steps {
+		fmt.Fprintf(a.out, "%s, step %q: %d attempts\n", p.Name, step.Name, len(p.Attempts))
+		for i, attempt := range p.Attempts {
+			promise := step.Promises[i]
+			mark, why := " ", deciding(promise.Derived)
+			switch {
+			case promise.Skip != "":
+				mark, why = "-", promise.Skip
+			case promise.Intended != reach.Unknown && promise.Intended != promise.Derived.Verdict:
+				mark, differ = "!", true
+				why = fmt.Sprintf("intended %s (%s); %s", promise.Intended, promise.IntendedBy, why)
+			}
+			fmt.Fprintf(a.out, "%s %-5s %-44s %s\n", mark, promise.Derived.Verdict, attempt.ID, why)
+		}
+	}
+	return differ
+}
+
+// deciding is the trace in one phrase: the rule that allowed each isolated direction, or the one that came nearest.
+func deciding(d reach.Decision) string {
+	var parts []string
+	for _, side := range []struct {
+		name string
+		reach.Side
+	}{{"egress", d.Egress}, {"ingress", d.Ingress}} {
+		ref := side.Allowing
+		if side.Verdict == reach.Deny {
+			ref = side.Nearest
+		}
+		switch {
+		case len(side.Isolating) == 0:
+			continue
+		case ref == nil:
+			parts = append(parts, fmt.Sprintf("%s: %s has no %s rule", side.name, side.Isolating[0].Policy, side.name))
+		default:
+			parts = append(parts, fmt.Sprintf("%s: %s %s", side.name, ref.Policy, ref.Field))
+		}
+	}
+	if len(parts) == 0 {
+		return "not isolated"
+	}
+	return strings.Join(parts, "; ")
+}
+
+// dryRun prints what a run would create and attempt.
+func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
+	for _, s := range all {
+		p, err := planOffline(s)
+		if err != nil {
+			return err
+		}
+		if o.attempt != "" {
+			if p, err = p.Only(o.attempt); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(a.out, "%s would create:\n", p.Name)
+		for _, ns := range s.World.Namespaces {
+			fmt.Fprintf(a.out, "  namespace %s with %d probe pods\n", ns.Name, len(ns.Pods))
+		}
+		for _, svc := range s.World.Services {
+			fmt.Fprintf(a.out, "  service %s/%s\n", svc.Namespace, svc.Name)
+		}
+		for _, step := range p.Steps {
+			for _, c := range step.Changes {
+				switch {
+				case c.Apply != nil:
+					fmt.Fprintf(a.out, "  step %q: apply policy %s/%s\n", step.Name, c.Apply.Spec.Namespace, c.Apply.Spec.Name)
+				case c.Delete != "":
+					fmt.Fprintf(a.out, "  step %q: delete policy %s\n", step.Name, c.Delete)
+				case c.Relabel != nil:
+					fmt.Fprintf(a.out, "  step %q: relabel %s/%s\n", step.Name, c.Relabel.Namespace, c.Relabel.Pod)
+				}
+			}
+		}
+		a.printPlan(p)
+	}
+	return nil
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gapproof/gapproof/images"
+	"github.com/gapproof/gapproof/runner/apply"
+	"github.com/gapproof/gapproof/runner/cluster"
+	"github.com/gapproof/gapproof/runner/cni"
+	"github.com/gapproof/gapproof/runner/internal/kube"
+	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/scenarios"
+	"github.com/gapproof/gapproof/scenarios/catalogue"
+)
+
+// target says which cluster, and what may be put there.
+type target struct {
+	cluster    string // lab
+	kubeconfig string
+	context    string
+	image      string
+}
+
+func (t *target) flags(c *cobra.Command) {
+	c.Flags().StringVar(&t.cluster, "cluster", defaultCluster, "lab cluster made by `gapproof up`")
+	c.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "another cluster's kubeconfig; namespaces then get the run's prefix")
+	c.Flags().StringVar(&t.context, "context", "", "context of that kubeconfig")
+	c.Flags().StringVar(&t.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
+	c.MarkFlagsMutuallyExclusive("cluster", "kubeconfig")
+}
+
+// runOptions are the flags of run.
+type runOptions struct {
+	target
+	output   string
+	report   string
+	show     string
+	color    string
+	attempt  string
+	deadline time.Duration
+	dryRun   bool
+}
+
+func (a *app) run() *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run [FILE|DIR ...]",
+		Short: "Run scenarios against a cluster and judge every attempt",
+		Long: `run carries out scenarios (the shipped catalogue when no file is named) and prints a report.
+
+Before any policy every attempt must be delivered; a deny passes only when both ends are proven alive and nothing arrived.
+What could not be told is inconclusive, never green.`,
+		Example: `  gapproof run                                   # the whole catalogue on the lab
+  gapproof run scenarios/examples -o junit
+  gapproof run my.yaml --attempt 'x/a>y/b:TCP/80'  # repeat one attempt
+  gapproof run my.yaml --kubeconfig prod.yaml --probe-image registry.example/gapproof-probe@sha256:…`,
+		RunE: func(c *cobra.Command, args []string) error { return a.runScenarios(c.Context(), args, o) },
+	}
+	o.flags(c)
+	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json, junit or markdown")
+	c.Flags().StringVar(&o.report, "report", "", "also write the report in every format into this directory")
+	c.Flags().StringVar(&o.show, "show", "failures", "matrices and attempts in the table: failures or all")
+	c.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
+	c.Flags().StringVar(&o.attempt, "attempt", "", "make only this attempt, named as reports name it")
+	c.Flags().DurationVar(&o.deadline, "deadline", suite.DefaultDeadline, "deadline of one attempt")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be created and attempted, touch nothing")
+	return c
+}
+
+// defaultCluster is the name of the lab cluster when none is given.
+const defaultCluster = cluster.DefaultName
+
+func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) error {
+	render, err := newRendering(a.out, o)
+	if err != nil {
+		return err
+	}
+	if o.deadline < 10*time.Millisecond || o.deadline > 30*time.Second {
+		return usageError{fmt.Errorf("--deadline: %s is not between 10ms and 30s", o.deadline)}
+	}
+	all, err := load(args)
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		return a.dryRun(all, o)
+	}
+	if o.report != "" {
+		if err := os.MkdirAll(o.report, 0o755); err != nil {
+			return usageError{fmt.Errorf("--report: %w", err)}
+		}
+	}
+	run := newRun()
+	target, image, prefix, err := a.connect(ctx, o.target, run)
+	if err != nil {
+		return err
+	}
+	seams := &seams{cluster: target, run: run, image: image, prefix: prefix, token: rand.Text(), log: a.log}
+	s := suite.New(seams, apply.New(target.Client, run), suite.Options{
+		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
+		Replay: func(file, attempt string) string { return a.replay(file, attempt, o.target) },
+	})
+	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, target.Context, target.Version)
+	rep, err := s.Run(ctx, all)
+	rep.Versions = a.versions(ctx, target, image)
+	if len(rep.Scenarios) > 0 {
+		if e := a.write(rep, render, o.report); e != nil {
+			return errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if code := rep.Summary().ExitCode; code != exitPass {
+		return exitError(code)
+	}
+	return nil
+}
+
+// newRun is a fresh run identifier: short enough for a namespace prefix, random enough for a team's parallel runs.
+func newRun() string {
+	var b [4]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// load reads the named scenarios, or the shipped catalogue when none is named.
+func load(args []string) ([]*scenarios.Scenario, error) {
+	if len(args) == 0 {
+		return scenarios.LoadFS(catalogue.FS, ".")
+	}
+	return scenarios.Load(args...)
+}
+
+// connect loads the target and says which image and namespace prefix to use there.
+func (a *app) connect(ctx context.Context, t target, run string) (_ *kube.Cluster, image, prefix string, err error) {
+	path, lab := t.kubeconfig, false
+	if path == "" && t.context == "" {
+		path, lab = a.labKubeconfig(t.cluster), true
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, "", "", hinted{usageError{fmt.Errorf("finding lab cluster %q: it is not up", t.cluster)}, "gapproof up, or name a cluster with --kubeconfig"}
+		}
+	} else {
+		lab = path != "" && path == a.labKubeconfig(defaultCluster)
+	}
+	image = t.image
+	if image == "" {
+		if !lab {
+			return nil, "", "", hinted{usageError{errors.New("--probe-image: is needed with --kubeconfig, by digest")}, "gapproof run --help"}
+		}
+		lock, err := images.ReadLock(a.labDir())
+		if err != nil {
+			return nil, "", "", hinted{usageError{err}, "gapproof bundle create"}
+		}
+		probe, err := lock.Find(images.ProbeImage)
+		if err != nil {
+			return nil, "", "", err
+		}
+		image = probe.Reference()
+	}
+	if !lab {
+		if !strings.Contains(image, "@sha256:") {
+			return nil, "", "", usageError{fmt.Errorf("--probe-image: %q is not pinned by digest", image)}
+		}
+		prefix = "gapproof-" + run + "-"
+	}
+	c, err := kube.Load(ctx, path, t.context)
+	return c, image, prefix, err
+}
+
+// labDir is where the lab's images and lock are.
+func (a *app) labDir() string { return filepath.Join(a.cacheDir, "lab") }
+
+// replay is the command that repeats one attempt.
+func (a *app) replay(file, attempt string, t target) string {
+	words := []string{"gapproof", "run"}
+	if file != "" {
+		words = append(words, quote(file))
+	}
+	words = append(words, "--attempt", quote(attempt))
+	for _, f := range []struct{ name, value, usual string }{
+		{"--cluster", t.cluster, defaultCluster}, {"--kubeconfig", t.kubeconfig, ""}, {"--context", t.context, ""}, {"--probe-image", t.image, ""},
+	} {
+		if f.value != f.usual {
+			words = append(words, f.name, quote(f.value))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// quote is s as one word of a POSIX shell.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// versions asks what was tested with what. What cannot be asked is left empty: the run's verdicts do not depend on it.
+func (a *app) versions(ctx context.Context, c *kube.Cluster, image string) report.Versions {
+	v := report.Versions{Gapproof: version, Kubernetes: c.Version, Images: []string{image}}
+	if name, number, err := cni.Detect(ctx, c.Client); err != nil {
+		a.log.Warn("detecting the CNI", "err", err)
+	} else {
+		v.CNI = strings.TrimSpace(name + " " + number)
+	}
+	nodes, err := kube.Nodes(ctx, c.Client)
+	if err != nil {
+		a.log.Warn("listing nodes", "err", err)
+	}
+	for _, n := range nodes {
+		v.Nodes = append(v.Nodes, n.Name)
+		v.Kernel = n.Kernel
+	}
+	return v
+}
+
+// rendering is how the report goes to stdout.
+type rendering struct {
+	format  report.Format
+	options report.Options
+}
+
+// newRendering checks the output flags.
+func newRendering(out io.Writer, o runOptions) (rendering, error) {
+	format, err := report.ParseFormat(o.output)
+	if err != nil {
+		return rendering{}, usageError{fmt.Errorf("--output: %w", err)}
+	}
+	r := rendering{format: format}
+	isTerminal, width := terminal(out)
+	r.options.Width = width
+	switch o.color {
+	case "auto":
+		if isTerminal && os.Getenv("NO_COLOR") == "" {
+			r.options.Colour = report.ANSI
+		}
+	case "always":
+		r.options.Colour = report.ANSI
+	case "never":
+	default:
+		return r, usageError{fmt.Errorf("--color: %q is not auto, always or never", o.color)}
+	}
+	if locale := os.Getenv("LC_ALL") + os.Getenv("LC_CTYPE") + os.Getenv("LANG"); isTerminal && !strings.Contains(strings.ToUpper(locale), "UTF") {
+		r.options.Glyphs = report.ASCII
+	}
+	switch o.show {
+	case "failures":
+	case "all":
+		r.options.Detail = report.Everything
+	default:
+		return r, usageError{fmt.Errorf("--show: %q is not failures or all", o.show)}
+	}
+	return r, nil
+}
+
+// write renders to stdout and, with --report, every format into its directory.
+func (a *app) write(rep *report.Report, r rendering, dir string) error {
+	if err := report.Render(a.out, rep, r.format, r.options); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if dir == "" {
+		return nil
+	}
+	for _, format := range report.Formats() {
+		err := writeFile(filepath.Join(dir, format.FileName()), func(w io.Writer) error {
+			return report.Render(w, rep, format, report.Options{Detail: report.Everything})
+		})
+		if err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+	}
+	fmt.Fprintf(a.err, "report written to %s\n", dir)
+	return nil
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".gapproof-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if err := write(f); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

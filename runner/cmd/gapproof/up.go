@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gapproof/gapproof/images"
+	kindconfigs "github.com/gapproof/gapproof/kind-configs"
+	"github.com/gapproof/gapproof/runner/cluster"
+	"github.com/gapproof/gapproof/runner/cni"
+)
+
+func (a *app) up() *cobra.Command {
+	var name, topology string
+	var retain bool
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Bring up a kind cluster with a real CNI, everything from the local mirror",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.clusterUp(c.Context(), name, topology, retain)
+		},
+	}
+	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
+	c.Flags().StringVar(&topology, "topology", kindconfigs.Default, "one of "+strings.Join(kindconfigs.Names(), ", "))
+	c.Flags().BoolVar(&retain, "retain", false, "leave a cluster that could not be brought up as it is, to be looked at")
+	return c
+}
+
+func (a *app) clusterUp(ctx context.Context, name, topology string, retain bool) error {
+	lock, err := images.ReadLock(a.labDir())
+	if err != nil {
+		return hinted{usageError{err}, "gapproof bundle create"}
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding the running program: %w", err)
+	}
+	started := time.Now()
+	o := cluster.Options{
+		Name: name, Topology: topology, LabDir: a.labDir(), Lock: lock, StateDir: a.clustersDir(), Executable: executable,
+		Log: a.log, Progress: a.step,
+		Install: func(ctx context.Context, c *cluster.Cluster) error { return a.install(ctx, c, lock) },
+	}
+	if retain {
+		o.Retain = cluster.RetainOnFailure
+	}
+	made, err := cluster.Up(ctx, o)
+	if err != nil {
+		return clusterError(err)
+	}
+	state := "is up"
+	if made.Origin == cluster.Found {
+		state = "was up already"
+	}
+	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), labProfile, time.Since(started).Seconds())
+	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", quote(made.Kubeconfig))
+	return nil
+}
+
+// install puts the CNI into a cluster whose API server answers.
+func (a *app) install(ctx context.Context, c *cluster.Cluster, lock *images.Lock) error {
+	config, err := c.RESTConfig()
+	if err != nil {
+		return err
+	}
+	profile, err := cni.Find(labProfile)
+	if err != nil {
+		return err
+	}
+	return cni.Install(ctx, config, profile, a.labDir(), lock, cni.Options{PodSubnets: c.PodSubnets, Log: a.log, Progress: a.waitingFor})
+}
+
+func (a *app) down() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use:   "down",
+		Short: "Remove a lab cluster with its mirror, network and files",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			end := a.waiting("removing cluster " + name)
+			removed, err := cluster.Down(c.Context(), name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log})
+			end()
+			for _, what := range removed {
+				fmt.Fprintf(a.out, "removed %s\n", what)
+			}
+			if err == nil && len(removed) == 0 {
+				fmt.Fprintln(a.out, "nothing to remove")
+			}
+			return clusterError(err)
+		},
+	}
+	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
+	return c
+}
+
+func (a *app) kubeconfig() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Print the path of a lab cluster's kubeconfig",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			path := a.labKubeconfig(name)
+			if _, err := os.Stat(path); err != nil {
+				return hinted{usageError{fmt.Errorf("finding the kubeconfig of cluster %s: %w", name, err)}, "gapproof up"}
+			}
+			fmt.Fprintln(a.out, path)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
+	return c
+}
+
+// clustersDir is where clusters keep their files.
+func (a *app) clustersDir() string { return filepath.Join(a.stateDir, "clusters") }
+
+// labKubeconfig is the path of a lab cluster's kubeconfig, whether or not it exists.
+func (a *app) labKubeconfig(name string) string {
+	return filepath.Join(a.clustersDir(), name, "kubeconfig")
+}
+
+// clusterError makes what the user can mend a usage error with a hint, and names the logs of a failed step.
+func clusterError(err error) error {
+	var step *cluster.StepError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, cluster.ErrName):
+		return usageError{err}
+	case errors.Is(err, cluster.ErrClusterExists):
+		return hinted{usageError{err}, "gapproof down, or another --cluster name"}
+	case errors.As(err, &step) && step.Logs != "":
+		return hinted{err, "less " + quote(step.Logs)}
+	}
+	return err
+}

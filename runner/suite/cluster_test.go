@@ -1,0 +1,305 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+// memory is a cluster in memory whose CNI follows the engine exactly, after a lag, and whose parts can be broken by name. It is the
+// suite's second implementation of every seam.
+type memory struct {
+	// lag is how long after its acceptance a change is enforced; slow pods lag by slowLag instead.
+	lag, slowLag time.Duration
+	slow         map[string]bool
+	// dead agents answer nothing; dead is called with a lock held.
+	dead func(name string) bool
+
+	mu       sync.Mutex
+	policies map[string]networkingv1.NetworkPolicy
+	worlds   []*memoryWorld
+	states   []state // by time of acceptance, oldest first
+	nextIP   int
+	baseline int
+	ups      int
+}
+
+// state is what the API server held from accepted on.
+type state struct {
+	accepted time.Time
+	engine   *reach.Engine
+}
+
+func newMemory(t *testing.T) *memory {
+	t.Helper()
+	m := &memory{policies: map[string]networkingv1.NetworkPolicy{}, slow: map[string]bool{}, dead: func(string) bool { return false }}
+	m.accept()
+	return m
+}
+
+// accept compiles the present objects as a new state. The caller holds mu, but for the first.
+func (m *memory) accept() {
+	var w reach.World
+	for _, world := range m.worlds {
+		w.Namespaces = append(w.Namespaces, world.now.Namespaces...)
+		w.Pods = append(w.Pods, world.now.Pods...)
+	}
+	var policies []reach.Policy
+	for _, name := range slices.Sorted(maps.Keys(m.policies)) {
+		policies = append(policies, reach.Policy{Spec: m.policies[name]})
+	}
+	engine, err := reach.Compile(w, policies)
+	if err != nil {
+		panic(fmt.Sprintf("the test's own cluster state does not compile: %v", err))
+	}
+	m.states = append(m.states, state{time.Now(), engine})
+}
+
+// enforced is the engine that rules pod now.
+func (m *memory) enforced(pod string) *reach.Engine {
+	lag := m.lag
+	if m.slow[pod] {
+		lag = m.slowLag
+	}
+	since := time.Now().Add(-lag)
+	engine := m.states[0].engine
+	for _, s := range m.states {
+		if !s.accepted.After(since) {
+			engine = s.engine
+		}
+	}
+	return engine
+}
+
+func (m *memory) Apply(_ context.Context, p networkingv1.NetworkPolicy) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.policies[p.Namespace+"/"+p.Name] = p
+	m.accept()
+	return nil
+}
+
+func (m *memory) Delete(_ context.Context, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.policies, name)
+	m.accept()
+	return nil
+}
+
+func (m *memory) Clear(_ context.Context, namespaces []string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.policies, func(name string, _ networkingv1.NetworkPolicy) bool {
+		namespace, _, _ := strings.Cut(name, "/")
+		return slices.Contains(namespaces, namespace)
+	})
+	m.accept()
+	return nil
+}
+
+func (m *memory) Nodes(context.Context) ([]string, error) { return []string{"node-1", "node-2"}, nil }
+
+func (m *memory) Up(_ context.Context, w scenarios.World, _ Role) (World, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ups++
+	world := &memoryWorld{m: m, agents: map[string]*memoryAgent{}, written: w,
+		facts: plan.Facts{Pods: map[string]plan.PodFacts{}, Services: map[string]netip.Addr{}, ClusterDomain: "cluster.local"}}
+	for _, ns := range w.Namespaces {
+		world.now.Namespaces = append(world.now.Namespaces, reach.Namespace{Name: ns.Name, Labels: maps.Clone(ns.Labels)})
+		for _, p := range ns.Pods {
+			m.nextIP++
+			ip := netip.AddrFrom4([4]byte{10, 0, byte(m.nextIP >> 8), byte(m.nextIP)})
+			pod := reach.Pod{Namespace: ns.Name, Name: p.Name, Labels: maps.Clone(p.Labels), IPs: []netip.Addr{ip}, Node: "node-1"}
+			for _, port := range p.Ports {
+				pod.Ports = append(pod.Ports, reach.Port{Name: port.Name, Protocol: port.Protocol, Port: port.Port})
+			}
+			world.now.Pods = append(world.now.Pods, pod)
+			name := ns.Name + "/" + p.Name
+			world.facts.Pods[name] = plan.PodFacts{IP: ip, Node: "node-1"}
+			world.agents[name] = &memoryAgent{m: m, name: name}
+		}
+	}
+	m.worlds = append(m.worlds, world)
+	m.accept()
+	return world, nil
+}
+
+type memoryWorld struct {
+	m       *memory
+	written scenarios.World
+	now     reach.World
+	facts   plan.Facts
+	agents  map[string]*memoryAgent
+	closed  bool
+}
+
+func (w *memoryWorld) Facts() plan.Facts { return w.facts }
+
+func (w *memoryWorld) Agent(name string) Agent {
+	if a, ok := w.agents[name]; ok {
+		return a
+	}
+	return nil
+}
+
+func (w *memoryWorld) Relabel(_ context.Context, r plan.Relabel) error {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	set := func(labels map[string]string) map[string]string {
+		labels = maps.Clone(labels)
+		for k, v := range r.Labels {
+			if v == nil {
+				delete(labels, k)
+			} else {
+				labels[k] = *v
+			}
+		}
+		return labels
+	}
+	w.now.Namespaces, w.now.Pods = slices.Clone(w.now.Namespaces), slices.Clone(w.now.Pods)
+	for i, ns := range w.now.Namespaces {
+		if ns.Name == r.Namespace && r.Pod == "" {
+			w.now.Namespaces[i].Labels = set(ns.Labels)
+		}
+	}
+	for i, p := range w.now.Pods {
+		if p.Namespace == r.Namespace && p.Name == r.Pod {
+			w.now.Pods[i].Labels = set(p.Labels)
+		}
+	}
+	w.m.accept()
+	return nil
+}
+
+func (w *memoryWorld) Restore(context.Context) error {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	for i, ns := range w.written.Namespaces {
+		w.now.Namespaces[i].Labels = maps.Clone(ns.Labels)
+	}
+	i := 0
+	for _, ns := range w.written.Namespaces {
+		for _, p := range ns.Pods {
+			w.now.Pods[i].Labels = maps.Clone(p.Labels)
+			i++
+		}
+	}
+	w.m.accept()
+	return nil
+}
+
+func (w *memoryWorld) Close(context.Context) error {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	w.closed = true
+	w.m.worlds = slices.DeleteFunc(w.m.worlds, func(o *memoryWorld) bool { return o == w })
+	w.m.accept()
+	return nil
+}
+
+type memoryAgent struct {
+	m    *memory
+	name string
+	mu   sync.Mutex
+	got  []probes.Arrival
+}
+
+var errDead = errors.New("connection refused")
+
+func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+	var longest time.Duration
+	var dropped []probes.Attempt
+	for _, at := range attempts {
+		a.m.mu.Lock()
+		if a.m.dead(a.name) {
+			a.m.mu.Unlock()
+			return errDead
+		}
+		to, allowed := a.m.decide(a.name, at)
+		a.m.mu.Unlock()
+		if !allowed {
+			dropped, longest = append(dropped, at), max(longest, at.Deadline)
+			continue
+		}
+		each(probes.Outcome{AttemptID: at.ID, Kind: probes.Replied, Responder: to, Started: time.Now()})
+	}
+	if len(dropped) == 0 {
+		return nil
+	}
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for _, at := range dropped {
+		each(probes.Outcome{AttemptID: at.ID, Kind: probes.TimedOut, Took: at.Deadline})
+	}
+	return nil
+}
+
+// decide is who would answer and whether the packet passes: each end is ruled by what is enforced there.
+func (m *memory) decide(source string, at probes.Attempt) (string, bool) {
+	for _, w := range m.worlds {
+		for _, p := range w.now.Pods {
+			if p.IPs[0] != at.Destination.Addr() {
+				continue
+			}
+			to := p.Namespace + "/" + p.Name
+			if m.dead(to) {
+				return to, false
+			}
+			ns, pod, _ := strings.Cut(source, "/")
+			q := reach.Query{
+				Source:      reach.Endpoint{Namespace: ns, Pod: pod},
+				Destination: reach.Endpoint{Namespace: p.Namespace, Pod: p.Name},
+				Protocol:    "TCP", Port: at.Destination.Port(),
+			}
+			if at.Protocol == probes.UDP {
+				q.Protocol = "UDP"
+			}
+			out, err1 := m.enforced(source).Decide(q)
+			in, err2 := m.enforced(to).Decide(q)
+			if errors.Join(err1, err2) != nil { // not yet known there: open, as fresh endpoints of many CNIs are
+				return to, true
+			}
+			return to, out.Egress.Verdict == reach.Allow && in.Ingress.Verdict == reach.Allow
+		}
+	}
+	return "", false
+}
+
+func (a *memoryAgent) Arrivals(context.Context, []probes.Token) ([]probes.Arrival, error) {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if a.m.dead(a.name) {
+		return nil, errDead
+	}
+	return nil, nil
+}
+
+func (a *memoryAgent) Health(context.Context) (probes.Health, error) {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	if a.m.dead(a.name) {
+		return probes.Health{}, errDead
+	}
+	return probes.Health{Identity: a.name, BootID: "1", At: time.Now()}, nil
+}

@@ -1,0 +1,296 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+// Agent is one pod's agent. An error of any method means that this answer is missing, never that traffic was denied.
+type Agent interface {
+	// Run makes the attempts and calls each, from one goroutine at a time, for every outcome that came back before an error.
+	Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error
+	// Arrivals returns what the pod's listeners recorded for these tokens; a token without an arrival has no entry.
+	Arrivals(ctx context.Context, tokens []probes.Token) ([]probes.Arrival, error)
+	// Health checks every listener of the pod.
+	Health(ctx context.Context) (probes.Health, error)
+}
+
+// World is a world made real.
+type World interface {
+	Facts() plan.Facts
+	// Agent returns the agent of "namespace/pod" as in the scenario; nil when the world has no such pod.
+	Agent(name string) Agent
+	// Relabel changes labels; Restore puts all back to what the scenario's world says.
+	Relabel(ctx context.Context, r plan.Relabel) error
+	Restore(ctx context.Context) error
+	// Close removes the world and returns when it is gone.
+	Close(ctx context.Context) error
+}
+
+// Worlds makes worlds. Up removes what it made when it fails. Nodes are the names of nodes that take probe pods, sorted.
+type Worlds interface {
+	Up(ctx context.Context, w scenarios.World, role Role) (World, error)
+	Nodes(ctx context.Context) ([]string, error)
+}
+
+// Policies changes NetworkPolicies. A nil error means accepted by the API server, not enforced.
+type Policies interface {
+	Apply(ctx context.Context, p networkingv1.NetworkPolicy) error
+	Delete(ctx context.Context, name string) error
+	Clear(ctx context.Context, namespaces []string) error
+}
+
+// Role tells what a world is for.
+type Role string
+
+// The roles.
+const (
+	Fixture Role = "fixture"
+	Beacon  Role = "beacon"
+)
+
+// Defaults and limits of a run.
+const (
+	// DefaultDeadline of one attempt. A SYN is sent once more after one second (RFC 6298), so up to here an attempt is one packet.
+	DefaultDeadline = time.Second
+	// DefaultEnforce bounds the wait for the beacons: two orders above the slowest published median. A node that has not enforced
+	// by then is a fault of the cluster.
+	DefaultEnforce = 30 * time.Second
+	// DefaultSettle bounds how long a step's rounds may go on disagreeing.
+	DefaultSettle = 30 * time.Second
+	// DefaultBaseline bounds the wait for every path of a fresh world; CNIs program new endpoints within seconds.
+	DefaultBaseline = 30 * time.Second
+	// cleanLimit bounds clean-up after the run's context ended.
+	cleanLimit = 4 * time.Minute
+)
+
+// Options of a run. Zero means the default.
+type Options struct {
+	// Run is the run's identifier, a DNS label of at most 20 characters. Required.
+	Run string
+	// Deadline of one attempt; Enforce, Settle and Baseline limits as above.
+	Deadline time.Duration
+	Enforce  time.Duration
+	Settle   time.Duration
+	Baseline time.Duration
+	// Attempt repeats just this attempt ID of every scenario; empty for all.
+	Attempt string
+	// Replay returns the command that repeats one attempt of a scenario file. Required.
+	Replay func(file, attempt string) string
+	// Log defaults to discarding.
+	Log *slog.Logger
+	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
+	Progress func(what string, took time.Duration)
+}
+
+// Suite conducts one run.
+type Suite struct {
+	worlds   Worlds
+	policies Policies
+	o        Options
+}
+
+// New returns a suite that works through these seams.
+func New(w Worlds, p Policies, o Options) *Suite {
+	if o.Deadline == 0 {
+		o.Deadline = DefaultDeadline
+	}
+	if o.Enforce == 0 {
+		o.Enforce = DefaultEnforce
+	}
+	if o.Settle == 0 {
+		o.Settle = DefaultSettle
+	}
+	if o.Baseline == 0 {
+		o.Baseline = DefaultBaseline
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(string, time.Duration) {}
+	}
+	return &Suite{worlds: w, policies: p, o: o}
+}
+
+// Run carries out the scenarios in order and returns what it found. The report is complete as far as the run came, also when
+// the error is not nil; then the error is of the infrastructure, and every world that was made has been removed again.
+func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.Report, err error) {
+	rep := &report.Report{Run: s.o.Run, Started: time.Now(), Level: "unwitnessed"}
+	defer func() { rep.Took = time.Since(rep.Started) }()
+
+	b, err := s.lightBeacons(ctx)
+	if err != nil {
+		return rep, err
+	}
+	defer func() { err = errors.Join(err, s.close(ctx, "beacons", b.world)) }()
+
+	for _, group := range plan.GroupByWorld(all) {
+		if err := s.runGroup(ctx, rep, b, group); err != nil {
+			return rep, err
+		}
+	}
+	return rep, nil
+}
+
+// runGroup carries out scenarios that share one world.
+func (s *Suite) runGroup(ctx context.Context, rep *report.Report, b *beacons, group []*scenarios.Scenario) (err error) {
+	started := time.Now()
+	world, err := s.worlds.Up(ctx, group[0].World, Fixture)
+	if err != nil {
+		return fmt.Errorf("bringing up the world of %s: %w", group[0].Metadata.Name, err)
+	}
+	defer func() { err = errors.Join(err, s.close(ctx, "world", world)) }()
+	s.o.Progress(fmt.Sprintf("world up: %d pods", len(world.Facts().Pods)), time.Since(started))
+
+	plans := make([]*plan.Plan, len(group))
+	for i, sc := range group {
+		if plans[i], err = plan.Build(sc, world.Facts()); err != nil {
+			return fmt.Errorf("planning %s: %w", sc.Metadata.Name, err)
+		}
+		if s.o.Attempt != "" {
+			if plans[i], err = plans[i].Only(s.o.Attempt); err != nil {
+				return err
+			}
+		}
+	}
+	// Attempts follow from the world alone, so one baseline serves every scenario of the group.
+	base, err := s.baseline(ctx, world, plans[0].Attempts)
+	if err != nil {
+		return err
+	}
+	for i, p := range plans {
+		sc, err := s.runScenario(ctx, world, b, p, base)
+		sc.Name, sc.Title, sc.File = group[i].Metadata.Name, group[i].Metadata.Title, group[i].File
+		rep.Scenarios = append(rep.Scenarios, sc)
+		if err != nil {
+			return fmt.Errorf("running %s: %w", sc.Name, err)
+		}
+		s.o.Progress("scenario "+sc.Name, sc.Took)
+	}
+	return nil
+}
+
+// runScenario carries out the steps of one plan and takes its policies and labels back.
+func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *plan.Plan, base []probes.Observation) (sc report.Scenario, err error) {
+	started := time.Now()
+	defer func() { sc.Took = time.Since(started) }()
+	defer func() {
+		// The next scenario's beacons prove that this was enforced: it is accepted before their toggle.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+		defer cancel()
+		if e := errors.Join(s.policies.Clear(clean, namespaces(p, world.Facts().Prefix)), world.Restore(clean)); e != nil {
+			err = errors.Join(err, fmt.Errorf("taking back the policies and labels: %w", e))
+		}
+	}()
+	for i := range p.Steps {
+		step, err := s.runStep(ctx, world, b, p, i, base)
+		if err != nil {
+			sc.Fault = fmt.Sprintf("step %q: %v", p.Steps[i].Name, err)
+			return sc, fmt.Errorf("step %q: %w", p.Steps[i].Name, err)
+		}
+		sc.Steps = append(sc.Steps, step)
+	}
+	return sc, nil
+}
+
+// runStep applies one step, waits until it is enforced everywhere, observes and judges.
+func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Plan, index int, base []probes.Observation) (report.Step, error) {
+	started := time.Now()
+	step := p.Steps[index]
+	out := report.Step{Name: step.Name}
+	how, err := s.change(ctx, world, step.Changes)
+	if err != nil {
+		return out, err
+	}
+	accepted := time.Now()
+	out.Enforced, err = b.flip(ctx, s.policies, how)
+	if err != nil {
+		return out, err
+	}
+	attempts := slices.Clone(p.Attempts)
+	for i, promise := range step.Promises {
+		if promise.Backends != nil { // labels have changed who answers
+			attempts[i].Responders = promise.Backends
+		}
+	}
+	settled, err := s.settle(ctx, world, attempts, step.Promises, base, accepted)
+	if err != nil {
+		return out, err
+	}
+	out.Rounds, out.Gaps = settled.rounds, settled.gaps
+	for i, a := range p.Attempts {
+		j := compare.Judge(a, step.Promises[i], settled.last[i])
+		if reason, flapping := settled.flapping[i]; flapping && j.Result != compare.Skipped {
+			j.Result, j.Class, j.Culprit, j.Reason = compare.Inconclusive, compare.ClassNone, "", reason
+			j.Observed = compare.Observed{Verdict: reach.Unknown, Evidence: compare.Missing, Detail: reason}
+		}
+		if j.Result != compare.Pass {
+			j.Replay = s.o.Replay(p.Scenario.File, a.ID)
+		}
+		out.Judgements = append(out.Judgements, j)
+	}
+	out.Took = time.Since(started)
+	s.o.Log.Info("step observed", "scenario", p.Name, "step", step.Name, "enforced", out.Enforced.Round(time.Millisecond),
+		"rounds", out.Rounds, "gaps", len(out.Gaps), "took", out.Took.Round(time.Millisecond))
+	return out, nil
+}
+
+// change makes a step's changes in order and tells which kinds of beacon have to follow.
+func (s *Suite) change(ctx context.Context, world World, changes []plan.Change) (toggles, error) {
+	var how toggles
+	for _, c := range changes {
+		var err error
+		switch {
+		case c.Apply != nil:
+			err = s.policies.Apply(ctx, c.Apply.Spec)
+		case c.Delete != "":
+			err = s.policies.Delete(ctx, c.Delete)
+		case c.Relabel != nil:
+			if c.Relabel.Pod != "" {
+				how.pod = true
+			} else {
+				how.namespace = true
+			}
+			err = world.Relabel(ctx, *c.Relabel)
+		}
+		if err != nil {
+			return how, err
+		}
+	}
+	return how, nil
+}
+
+// close removes a world even when ctx has ended: nothing is left behind by Ctrl-C.
+func (s *Suite) close(ctx context.Context, what string, w World) error {
+	started := time.Now()
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+	defer cancel()
+	if err := w.Close(clean); err != nil {
+		return fmt.Errorf("removing the %s: %w", what, err)
+	}
+	s.o.Progress(what+" removed", time.Since(started))
+	return nil
+}
+
+// namespaces are the names of the plan's namespaces in the cluster.
+func namespaces(p *plan.Plan, prefix string) []string {
+	var names []string
+	for _, ns := range p.Scenario.World.Namespaces {
+		names = append(names, prefix+ns.Name)
+	}
+	return names
+}

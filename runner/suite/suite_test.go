@@ -1,0 +1,220 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+const denyThenAllow = `
+apiVersion: gapproof.dev/v1alpha1
+kind: Scenario
+metadata: {name: deny-then-allow, title: nothing reaches x/b until its label says so}
+world:
+  namespaces:
+    - name: x
+      pods:
+        - {name: a, labels: {app: a}, ports: [{port: 80, protocol: TCP}]}
+        - {name: b, labels: {app: b}, ports: [{port: 80, protocol: TCP}, {port: 53, protocol: UDP}]}
+policies:
+  inline:
+    - apiVersion: networking.k8s.io/v1
+      kind: NetworkPolicy
+      metadata: {name: only-c, namespace: x}
+      spec:
+        podSelector: {matchLabels: {app: b}}
+        policyTypes: [Ingress]
+        ingress: [{from: [{podSelector: {matchLabels: {app: c}}}]}]
+steps:
+  - name: denied
+    apply: ["*"]
+    expect: {deny: [{from: [x/a], to: [x/b]}], allow: [{from: [x/b], to: [x/a]}]}
+  - name: relabelled
+    relabel: [{pod: x/a, labels: {app: c}}]
+    expect: {allow: [{from: [x/a], to: [x/b]}]}
+`
+
+func load(t *testing.T, yaml string) []*scenarios.Scenario {
+	t.Helper()
+	name := strings.TrimRight(strings.Fields(strings.SplitN(yaml, "{name: ", 2)[1])[0], ",}")
+	path := filepath.Join(t.TempDir(), name+".yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := scenarios.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// options are a run with short limits: what is shown does not depend on their length.
+func options() Options {
+	return Options{
+		Run: "test", Deadline: 40 * time.Millisecond, Settle: 5 * time.Second, Baseline: 100 * time.Millisecond,
+		Replay: func(file, attempt string) string { return "replay " + attempt },
+	}
+}
+
+func results(rep *report.Report) map[compare.Result]int {
+	count := map[compare.Result]int{}
+	for _, s := range rep.Scenarios {
+		for _, step := range s.Steps {
+			for _, j := range step.Judgements {
+				count[j.Result]++
+			}
+		}
+	}
+	return count
+}
+
+func TestACNIThatFollowsThePoliciesPasses(t *testing.T) {
+	m := newMemory(t)
+	m.lag = 120 * time.Millisecond // beacons must wait for it
+	rep, err := New(m, m, options()).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 || got.Pass == 0 {
+		t.Errorf("summary %+v, want everything passed", got)
+	}
+	for _, step := range rep.Scenarios[0].Steps {
+		if step.Enforced < m.lag/2 || len(step.Gaps) > 0 {
+			t.Errorf("step %s: enforced after %s with gaps %v, want about %s and none", step.Name, step.Enforced, step.Gaps, m.lag)
+		}
+	}
+	if len(m.worlds) > 0 || len(m.policies) > 2 {
+		t.Errorf("%d worlds and policies %v are left", len(m.worlds), m.policies)
+	}
+}
+
+func TestAnEndpointThatLagsBehindItsNodesBeaconIsAGapNotAnAverage(t *testing.T) {
+	m := newMemory(t)
+	m.slow["x/b"], m.slowLag = true, 600*time.Millisecond
+	rep, err := New(m, m, options()).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 {
+		t.Errorf("summary %+v, want the settled verdicts to pass", got)
+	}
+	first := rep.Scenarios[0].Steps[0]
+	if len(first.Gaps) == 0 || first.Rounds < 3 {
+		t.Errorf("gaps %v after %d rounds, want the late endpoint named", first.Gaps, first.Rounds)
+	}
+	for _, g := range first.Gaps {
+		if !strings.Contains(g.AttemptID, "x/b") || g.After < m.slowLag/2 {
+			t.Errorf("gap %+v, want one towards x/b of about %s", g, m.slowLag)
+		}
+	}
+}
+
+func TestAVerdictThatNeverSettlesIsInconclusive(t *testing.T) {
+	m := newMemory(t)
+	flips := 0
+	m.dead = func(name string) bool { // x/a answers and falls silent in turns
+		if name != "x/a" || len(m.policies) < 3 {
+			return false
+		}
+		flips++
+		return flips/40%2 == 0
+	}
+	o := options()
+	o.Settle = 600 * time.Millisecond
+	rep, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 3 {
+		t.Errorf("exit code %d, want 3: %+v", got.ExitCode, results(rep))
+	}
+}
+
+func TestADeadDestinationIsInconclusiveNeverDenied(t *testing.T) {
+	m := newMemory(t)
+	m.dead = func(name string) bool { return name == "x/b" && len(m.policies) == 3 }
+	rep, err := New(m, m, options()).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range rep.Scenarios[0].Steps {
+		for _, j := range step.Judgements {
+			if strings.Contains(j.Attempt.ID, "x/b") && !j.Attempt.Self() && j.Result != compare.Inconclusive {
+				t.Errorf("step %s: %s is %s (%s), want inconclusive", step.Name, j.Attempt.ID, j.Result, j.Reason)
+			}
+			if j.Result == compare.Inconclusive && j.Replay == "" {
+				t.Errorf("%s: no command repeats it", j.Attempt.ID)
+			}
+		}
+	}
+	if got := rep.Summary().ExitCode; got != 3 {
+		t.Errorf("exit code %d, want 3", got)
+	}
+}
+
+func TestAPathThatWasNeverProvenIsInconclusive(t *testing.T) {
+	m := newMemory(t)
+	m.dead = func(name string) bool { return name == "x/b" } // from the start: no baseline
+	rep, err := New(m, m, options()).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+		if strings.HasSuffix(j.Attempt.ID, ">x/b:TCP/80") && j.Result != compare.Inconclusive {
+			t.Errorf("%s is %s, want inconclusive", j.Attempt.ID, j.Result)
+		}
+	}
+}
+
+func TestAnEndedContextStillRemovesEveryWorld(t *testing.T) {
+	m := newMemory(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("interrupted")
+	o := options()
+	o.Progress = func(what string, _ time.Duration) {
+		if strings.HasPrefix(what, "baseline") {
+			cancel(why)
+		}
+	}
+	_, err := New(m, m, o).Run(ctx, load(t, denyThenAllow))
+	if !errors.Is(err, why) {
+		t.Errorf("error %v, want the cause %v", err, why)
+	}
+	if len(m.worlds) > 0 {
+		t.Errorf("%d worlds are left", len(m.worlds))
+	}
+}
+
+func TestScenariosWithEqualWorldsShareOne(t *testing.T) {
+	m := newMemory(t)
+	two := append(load(t, denyThenAllow), load(t, strings.ReplaceAll(denyThenAllow, "deny-then-allow", "again"))...)
+	rep, err := New(m, m, options()).Run(t.Context(), two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.ups != 2 { // the beacons' and the scenarios'
+		t.Errorf("%d worlds were brought up, want 2", m.ups)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 || len(rep.Scenarios) != 2 {
+		t.Errorf("summary %+v, want both scenarios passed: the first one's labels and policies were taken back", got)
+	}
+}
+
+func TestBeaconsThatNeverFlipEndTheRun(t *testing.T) {
+	m := newMemory(t)
+	m.lag = time.Hour
+	o := options()
+	o.Enforce = 300 * time.Millisecond
+	_, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err == nil || !strings.Contains(err.Error(), "beacons") {
+		t.Errorf("error %v, want one that names the beacons", err)
+	}
+}

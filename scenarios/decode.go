@@ -172,7 +172,7 @@ func collectFields(v reflect.Value, into map[string]reflect.Value) {
 	}
 }
 
-// maxTypos is how many edits apart two names may be for one to be suggested for the other.
+// maxTypos is how many edits apart two names may be for one to be suggested for the other; short names must be nearer.
 const maxTypos = 2
 
 // unknownField records a key that the language does not have. If it looks like one that it has, that one is not reported missing too.
@@ -191,12 +191,12 @@ func (d *decoder) unknownField(key *yaml.Node, path string, fields map[string]re
 
 // nearestName is the candidate most like name, or "" when none is like it. Of equals the first.
 func nearestName(name string, candidates []string) string {
-	best, bestTypos := "", maxTypos+1
+	best, bestTypos := "", min(maxTypos, (len(name)+1)/3)+1
 	for _, c := range candidates {
 		if strings.EqualFold(name, c) {
 			return c
 		}
-		if typos := distance(name, c); typos < bestTypos && typos < len(c) {
+		if typos := distance(name, c); typos < bestTypos {
 			best, bestTypos = c, typos
 		}
 	}
@@ -230,7 +230,7 @@ type pair struct{ key, value *yaml.Node }
 func (d *decoder) pairs(n *yaml.Node, path string, level int) []pair {
 	var out []pair
 	var merged []*yaml.Node
-	seen := map[string]struct{}{}
+	seen := map[string]int{} // key → line
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Kind == yaml.AliasNode {
@@ -244,17 +244,19 @@ func (d *decoder) pairs(n *yaml.Node, path string, level int) []pair {
 			merged = append(merged, value)
 			continue
 		}
-		if _, twice := seen[key.Value]; twice {
-			d.fault(child(path, key.Value), key.Value, "", "is written twice, again in line %d", key.Line)
+		if first, twice := seen[key.Value]; twice {
+			at := child(path, key.Value)
+			d.lines[at] = key.Line
+			d.fault(at, key.Value, "", "is written already in line %d", first)
 			continue
 		}
-		seen[key.Value] = struct{}{}
+		seen[key.Value] = key.Line
 		out = append(out, pair{key, value})
 	}
 	for _, m := range merged {
 		for _, p := range d.mergedPairs(m, path, level+1) {
 			if _, overridden := seen[p.key.Value]; !overridden {
-				seen[p.key.Value] = struct{}{}
+				seen[p.key.Value] = p.key.Line
 				out = append(out, p)
 			}
 		}

@@ -76,13 +76,15 @@ type document struct {
 
 // at is the line of a field, or of the nearest thing around it that is written in the file.
 func (d *document) at(field string) int {
-	for field != "" {
+	for {
 		if line, ok := d.lines[field]; ok {
 			return line
 		}
+		if field == "" {
+			return d.first
+		}
 		field = enclosing(field)
 	}
-	return d.first
 }
 
 // enclosing is the path of what holds field.

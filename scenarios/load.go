@@ -262,6 +262,10 @@ func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
 		}
 		return false
 	}
+	if kind := topLevel(documents[0], "kind"); kind != WorldKind {
+		doc.fault("world.file", s.World.File, "a world begins with kind: "+WorldKind, "%s is not a %s but %q", name, WorldKind, kind)
+		return false
+	}
 	s.World, s.WorldFile = l.world(name, documents), name
 	return true
 }
@@ -273,9 +277,6 @@ func (l *loader) world(name string, documents []*yaml.Node) World {
 	var file WorldFile
 	doc.decode(node, "", &file)
 	checkType(doc, "", file.APIVersion, APIVersion)
-	if file.Kind != WorldKind {
-		doc.fault("kind", file.Kind, "write kind: "+WorldKind, "%q is not %s", file.Kind, WorldKind)
-	}
 	if len(documents) > 1 {
 		l.sink.add(Fault{File: name, Line: documents[1].Line, Message: "holds more than one document", Hint: "one world per file"})
 	}

@@ -239,7 +239,7 @@ func (d *document) labels(at string, labels map[string]string) {
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		one := map[string]string{key: labels[key]}
 		for _, e := range metav1validation.ValidateLabels(one, field.NewPath(at)) {
-			d.fault(entry(at, key), e.BadValue, "", "%s: %s", quoted(e.BadValue), e.Detail)
+			d.fault(entry(at, key), e.BadValue, "", "%s: %s", quoted(e.BadValue), withoutRegexp(e.Detail))
 		}
 	}
 }

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -189,17 +190,25 @@ func (d *document) fieldErrors(errs field.ErrorList) {
 		case field.ErrorTypeNotSupported:
 			d.fault(e.Field, e.BadValue, detail, "%q is not supported", fmt.Sprint(e.BadValue))
 		default:
-			d.fault(e.Field, e.BadValue, invalidHint(e), "%s: %s", quoted(e.BadValue), detail)
+			d.fault(e.Field, e.BadValue, invalidHint(e), "%s: %s", quoted(e.BadValue), withoutRegexp(detail))
 		}
 	}
 }
 
 // quoted is a value as it may be typed.
 func quoted(v any) string {
-	if s, isString := v.(string); isString {
-		return fmt.Sprintf("%q", s)
+	if reflect.ValueOf(v).Kind() == reflect.String {
+		return fmt.Sprintf("%q", v)
 	}
 	return fmt.Sprint(v)
+}
+
+// withoutRegexp leaves out the examples and the regular expression that apimachinery puts behind what it says in words.
+func withoutRegexp(detail string) string {
+	if strings.Contains(detail, "regex used for validation") {
+		detail, _, _ = strings.Cut(detail, " (e.g. ")
+	}
+	return detail
 }
 
 // invalidHint knows the mistakes that people make most.

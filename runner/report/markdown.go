@@ -62,7 +62,9 @@ func (p *page) markdownFinding(f finding) {
 	p.line(fmt.Sprintf("- **%s** in `%s`, step `%s`", title, p.clean(f.scenario.Name), p.clean(f.step.Name)))
 	if j.Result != compare.Skipped {
 		p.line("  - promised: " + markdownText(p.clean(p.promised(j))))
-		p.line("  - observed: " + markdownText(p.clean(j.Observed.Detail)))
+	}
+	if j.Result == compare.Fail || j.Culprit != "" {
+		p.line("  - observed: " + markdownText(p.clean(fmt.Sprintf("%s, %s: %s", j.Observed.Verdict, evidenceWords(j.Observed.Evidence), j.Observed.Detail))))
 	}
 	p.line("  - because: " + markdownText(p.clean(j.Reason)))
 	if j.Replay != "" {

@@ -145,12 +145,12 @@ func (p *page) showsMatrix(s Step) bool {
 
 // steps writes the matrices of a scenario, each under its step's name.
 func (p *page) steps(s *Scenario) {
-	any := false
+	shown := false
 	for _, step := range s.Steps {
 		if !p.showsMatrix(step) {
 			continue
 		}
-		any = true
+		shown = true
 		parts := []string{"step " + step.Name}
 		parts = append(parts, tallyWords(compare.Count(step.Judgements))...)
 		if step.Enforced > 0 {
@@ -163,7 +163,7 @@ func (p *page) steps(s *Scenario) {
 		p.flow(matrixIndent, p.sym.separator, p.plainSpans(parts...)...)
 		p.matrix(newMatrix(step.Judgements))
 	}
-	if any {
+	if shown {
 		p.blank()
 	}
 }

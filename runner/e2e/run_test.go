@@ -157,7 +157,7 @@ func TestAnotherClusterGetsPrefixedNamespaces(t *testing.T) {
 			if err := os.WriteFile(path, config, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			c := gapproof(t, "run", "--kubeconfig", path, "--probe-image", probeImage(t), "scenarios/catalogue/namespace-selector")
+			c := gapproof(t, "run", "--kubeconfig", path, "--probe-image", probeImage(t), "scenarios/catalogue/namespaceSelector")
 			var seen []string
 			feed(t, c, "baseline:", func() { seen = runNamespaces(ctx, t, cfg) })
 			c.wantExit(t, 0)

@@ -234,7 +234,8 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	out.Rounds, out.Gaps = settled.rounds, settled.gaps
 	for i, a := range p.Attempts {
 		j := compare.Judge(a, step.Promises[i], settled.last[i])
-		if reason, flapping := settled.flapping[i]; flapping && j.Result != compare.Skipped {
+		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
+		if reason, flapping := settled.flapping[i]; flapping && j.Result != compare.Skipped && j.Class != compare.Hole {
 			j.Result, j.Class, j.Culprit, j.Reason = compare.Inconclusive, compare.ClassNone, "", reason
 			j.Observed = compare.Observed{Verdict: reach.Unknown, Evidence: compare.Missing, Detail: reason}
 		}

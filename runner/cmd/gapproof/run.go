@@ -108,7 +108,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
-	seams := &seams{cluster: target, run: run, image: image, prefix: prefix, token: rand.Text(), log: a.log}
+	seams := &seams{cluster: target, run: run, image: image, prefix: prefix, token: newToken(), log: a.log}
 	s := suite.New(seams, apply.New(target.Client, run), suite.Options{
 		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return a.replay(file, attempt, o.target) },
@@ -133,6 +133,13 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 // newRun is a fresh run identifier: short enough for a namespace prefix, random enough for a team's parallel runs.
 func newRun() string {
 	var b [4]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// newToken is the run's bearer token: 32 random bytes in hexadecimal.
+func newToken() string {
+	var b [32]byte
 	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }

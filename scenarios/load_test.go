@@ -179,14 +179,23 @@ func TestDirectoryHoldsScenariosAndWhatTheyReferTo(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := scenarios.LoadFS(test.files, "d")
-			got := ""
-			if err != nil {
-				got = err.Error()
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
+			if diff := cmp.Diff(test.want, errorText(err)); diff != "" {
 				t.Errorf("error differs (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestFaultOfASharedWorldIsToldOnce(t *testing.T) {
+	const text = "apiVersion: gapproof.dev/v1alpha1\nkind: Scenario\nmetadata: {name: %}\nworld: {file: worlds/w.yaml}\n"
+	_, err := scenarios.LoadFS(fstest.MapFS{
+		"a.yaml":        file(strings.ReplaceAll(text, "%", "a")),
+		"b.yaml":        file(strings.ReplaceAll(text, "%", "b")),
+		"worlds/w.yaml": file("apiVersion: gapproof.dev/v1alpha1\nkind: World\nmetadata: {name: w}\nnamespaces: [{name: X}]\n"),
+	}, ".")
+	want := `worlds/w.yaml:4: namespaces[0].name: "X" is not a DNS label (lower-case letters, digits and -)`
+	if diff := cmp.Diff(want, errorText(err)); diff != "" {
+		t.Errorf("error differs (-want +got):\n%s", diff)
 	}
 }
 

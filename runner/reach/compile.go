@@ -355,7 +355,6 @@ func (c *compiler) peer(name, field string, p networkingv1.NetworkPolicyPeer, me
 		s := c.selector(name, field+".podSelector", *p.PodSelector)
 		out.podSelector, out.pods = &s, out.pods.and(c.podsBySelector(s))
 	}
-	out.pods = out.pods.and(c.selectable)
 	return out
 }
 

@@ -224,6 +224,11 @@ func TestTraceNamesPolicyFieldAndReason(t *testing.T) {
 			"ipBlock 10.0.0.0/8 covers 10.0.1.2, except 10.0.1.0/24 takes it out; ports is missing: every port matches",
 		},
 		{
+			"the first of rules that are equally near", `{spec: {ingress: [{from: [{podSelector: {matchLabels: {pod: q}}}]}, {from: [{podSelector: {matchLabels: {pod: r}}}]}]}}`, "x/b > x/a TCP/80", "ingress",
+			Deny, "podSelector {} selects every pod of namespace x", "spec.ingress[0].from[0].podSelector",
+			"podSelector wants pod=q, pod has pod=b; ports is missing: every port matches",
+		},
+		{
 			"no rule at all", `{spec: {policyTypes: [Egress]}}`, "x/a > y/b TCP/80", "egress",
 			Deny, "podSelector {} selects every pod of namespace x; no egress rule", "", "",
 		},
@@ -268,8 +273,12 @@ func TestNotesNameWhatTheAPILeavesOpen(t *testing.T) {
 	w := threeByThree()
 	w.Pods[1].HostNetwork = true // x/b, on n1
 	w.Pods[1].IPs = []netip.Addr{netip.MustParseAddr("172.18.0.2")}
-	w.Pods[2].Node = "n2" // x/c
-	policies := []Policy{mustPolicy(t, `{spec: {policyTypes: [Ingress, Egress], ingress: [{from: [{ipBlock: {cidr: 10.0.1.0/24}}]}], egress: [{to: [{podSelector: {}}]}]}}`)}
+	w.Pods[2].Node = "n2"                                                             // x/c
+	w.Pods[3].IPs = []netip.Addr{netip.MustParseAddr("::ffff:10.0.1.1")}              // y/a, its IPv4 address in IPv6 form
+	w.Pods[6].HostNetwork, w.Pods[6].Node = true, ""                                  // z/a
+	w.Pods[6].IPs, w.Pods[7].IPs = nil, []netip.Addr{netip.MustParseAddr("10.0.2.2")} // z/a, z/b
+	w.Pods[7].Node = ""
+	policies := []Policy{mustPolicy(t, `{metadata: {name: deny, namespace: z}, spec: {}}`), mustPolicy(t, `{spec: {policyTypes: [Ingress, Egress], ingress: [{from: [{ipBlock: {cidr: 10.0.1.0/24}}]}], egress: [{to: [{podSelector: {}}]}]}}`)}
 	tests := []struct {
 		name, query string
 		verdict     Verdict
@@ -280,6 +289,7 @@ func TestNotesNameWhatTheAPILeavesOpen(t *testing.T) {
 		{"an ipBlock that covers an outside address needs no note", "10.0.1.99 > x/a TCP/80", Allow, nil},
 		{"no selector matches a hostNetwork pod", "x/a > x/b TCP/80", Deny, []string{NoteHostNetwork}},
 		{"no policy selects a hostNetwork pod, and its own node may reach a pod", "x/b > x/a TCP/80", Allow, []string{NoteHostNetwork, NoteLocalNode}},
+		{"two unknown nodes are not the same node", "z/a > z/b TCP/80", Deny, []string{NoteHostNetwork}},
 		{"a hostNetwork pod of another node is judged by its address", "x/b > x/c TCP/80", Deny, []string{NoteHostNetwork}},
 	}
 	for _, test := range tests {

@@ -78,18 +78,51 @@ func openCache(ctx context.Context, dir string, waiting func()) (*cache, func(),
 	if err != nil {
 		return nil, nil, fmt.Errorf("locking the build cache: %w", err)
 	}
-	stale, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
-	if err != nil {
-		release()
-		return nil, nil, fmt.Errorf("listing the build cache: %w", err)
-	}
-	for _, s := range stale {
-		if err := os.RemoveAll(s); err != nil {
+	for _, pattern := range []string{filepath.Join(dir, unfinished+"*"), filepath.Join(os.TempDir(), c.scratchPrefix()+"*")} {
+		if err := clearStale(pattern); err != nil {
 			release()
-			return nil, nil, fmt.Errorf("clearing what an interrupted build left: %w", err)
+			return nil, nil, err
 		}
 	}
 	return c, release, nil
+}
+
+// clearStale removes the folders that match pattern: what a killed build could not remove itself. A folder with a mount below it
+// is not touched, because removing it would remove what is mounted there.
+func clearStale(pattern string) error {
+	stale, err := filepath.Glob(pattern)
+	if err != nil {
+		return fmt.Errorf("looking for what an interrupted build left: %w", err)
+	}
+	for _, dir := range stale {
+		mount, err := mountBelow(dir)
+		if err != nil {
+			return fmt.Errorf("clearing what an interrupted build left: %w", err)
+		}
+		if mount != "" {
+			return fmt.Errorf("clearing what an interrupted build left: %s is still mounted", mount)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("clearing what an interrupted build left: %w", err)
+		}
+	}
+	return nil
+}
+
+// scratchPrefix is what the names of this cache's scratch folders begin with.
+func (c *cache) scratchPrefix() string { return "gapproof-" + sumBytes([]byte(c.dir))[:16] + "-" }
+
+// scratch makes a folder in the system's place for temporary files, for programs whose helpers run as other users: the user's
+// cache directory is usually closed to them. The caller removes it; after a kill the next build does.
+func (c *cache) scratch() (string, error) {
+	dir, err := os.MkdirTemp("", c.scratchPrefix())
+	if err != nil {
+		return "", fmt.Errorf("making a scratch folder: %w", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", fmt.Errorf("making a scratch folder: %w", err)
+	}
+	return dir, nil
 }
 
 // get returns the entry under key after checking that its files still have their digests. The error matches errMiss when there is

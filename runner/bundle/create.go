@@ -58,6 +58,7 @@ type MissingError struct {
 	Packages []string
 }
 
+// Error lists the packages on one line.
 func (e *MissingError) Error() string {
 	return "checking the host's build tools: missing Debian packages " + strings.Join(e.Packages, " ")
 }

@@ -219,6 +219,7 @@ func TestOnlyWhatAChangeConcernsIsBuiltAgain(t *testing.T) {
 }
 
 func TestAnInterruptedBuildGoesOnWhereItWas(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
 	o := Options{ImagesDir: tiny(t), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -236,7 +237,12 @@ func TestAnInterruptedBuildGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("an interrupted build left a lab directory: %v", err)
 	}
 	// What a killed process leaves: it had no chance to clean up.
-	killed := []string{filepath.Join(o.CacheDir, "build", unfinished+"1"), filepath.Join(filepath.Dir(dst), ".lab-"+unfinished+"1")}
+	store := &cache{dir: filepath.Join(o.CacheDir, "build")}
+	killed := []string{
+		filepath.Join(store.dir, unfinished+"1"),
+		filepath.Join(filepath.Dir(dst), ".lab-"+unfinished+"1"),
+		filepath.Join(os.TempDir(), store.scratchPrefix()+"1"),
+	}
 	for _, dir := range killed {
 		if err := os.MkdirAll(filepath.Join(dir, "half"), 0o755); err != nil {
 			t.Fatal(err)

@@ -63,9 +63,9 @@ func (r *Root) inputs() rootInputs {
 	return rootInputs{Recipe: rootRecipe, Arch: goarch, Suite: r.Suite, Packages: packages, Drop: r.Drop, LeftOut: leftOut}
 }
 
-// buildRoot installs the packages of r with mmdebstrap and writes the result as a layer into dir. built lists the asked-for
+// buildRoot installs the packages of r with mmdebstrap, below scratch, and writes the result as a layer into dir. built lists the asked-for
 // packages with the versions that were installed.
-func buildRoot(ctx context.Context, r *Root, dir string) (diffID string, built []string, err error) {
+func buildRoot(ctx context.Context, r *Root, scratch, dir string) (diffID string, built []string, err error) {
 	sources, err := archives(ctx, r.Suite)
 	if err != nil {
 		return "", nil, err
@@ -86,12 +86,12 @@ func buildRoot(ctx context.Context, r *Root, dir string) (diffID string, built [
 		args = append(args, "--dpkgopt="+o)
 	}
 	args = append(append(args, in.Suite, "-"), sources...)
-	env := append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(epoch.Unix(), 10), "LC_ALL=C.UTF-8")
+	env := append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(epoch.Unix(), 10), "LC_ALL=C.UTF-8", "TMPDIR="+scratch)
 
 	read, write := io.Pipe()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		err := runCommand(ctx, dir, env, write, "mmdebstrap", args...)
+		err := command{dir: scratch, env: env, stdout: write, confined: true}.run(ctx, "mmdebstrap", args...)
 		write.CloseWithError(err) // nil is the end of the tar
 		return err
 	})
@@ -217,7 +217,7 @@ var ErrNoArchive = errors.New("no Debian archive for this suite among the host's
 
 // archives lists the host's own Debian archives for suite, its updates and its security fixes, as lines of a sources.list.
 func archives(ctx context.Context, suite string) ([]string, error) {
-	out, err := outputOf(ctx, "/", os.Environ(), "apt-get", "indextargets", "--format",
+	out, err := command{dir: "/"}.output(ctx, "apt-get", "indextargets", "--format",
 		"$(ORIGIN)|$(COMPONENT)|$(CODENAME)|$(REPO_URI)", "Created-By: Packages")
 	if err != nil {
 		return nil, fmt.Errorf("listing the host's apt sources: %w", err)
@@ -253,7 +253,7 @@ func sourcesFor(targets, suite string) ([]string, error) {
 func aptOptions(ctx context.Context) ([]string, error) {
 	var options []string
 	for _, name := range []string{"Acquire::http", "Acquire::https", "Acquire::Check-Date", "Acquire::Check-Valid-Until"} {
-		out, err := outputOf(ctx, "/", os.Environ(), "apt-config", "dump", "--no-empty", "--format", `%F "%v";%n`, name)
+		out, err := command{dir: "/"}.output(ctx, "apt-config", "dump", "--no-empty", "--format", `%F "%v";%n`, name)
 		if err != nil {
 			return nil, fmt.Errorf("reading the host's apt settings: %w", err)
 		}

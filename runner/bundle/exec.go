@@ -29,6 +29,7 @@ type CommandError struct {
 	Err error
 }
 
+// Error names the command and its folder, and has what it wrote on the lines below.
 func (e *CommandError) Error() string {
 	msg := fmt.Sprintf("running %s in %s: %v", strings.Join(e.Args, " "), e.Dir, e.Err)
 	if e.Output != "" {
@@ -40,25 +41,27 @@ func (e *CommandError) Error() string {
 // Unwrap returns Err.
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// runCommand runs name with args in dir and copies its output to stdout. The command and all that it starts are told to end when
-// ctx is done, and killed when this process dies. The error is a *CommandError, or the cause of ctx.
-func runCommand(ctx context.Context, dir string, env []string, stdout io.Writer, name string, args ...string) error {
-	return runCommandWith(ctx, nil, dir, env, stdout, name, args...)
+// command is how a program of the build runs. Its zero value runs in our own folder and environment.
+type command struct {
+	dir    string
+	env    []string // nil means ours
+	stdin  io.Reader
+	stdout io.Writer // nil means nowhere
+	// confined gives the program and all it starts a world of processes and mounts that ends with it; see confine.
+	confined bool
 }
 
-// runCommandWith is runCommand for a command that reads stdin.
-func runCommandWith(
-	ctx context.Context, stdin io.Reader, dir string, env []string, stdout io.Writer, name string, args ...string,
-) error {
+// run runs the program name and waits for it. When ctx is done the program and what it started are told to end; when this process
+// dies the kernel kills it. The error is a *CommandError, or says that ctx was done.
+func (c command) run(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	cmd.Env = env
-	cmd.Stdin = stdin
-	cmd.Stdout = stdout
 	tail := &tailBuffer{limit: outputKept}
-	cmd.Stderr = tail
+	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.dir, c.env, c.stdin, c.stdout, tail
 	cmd.WaitDelay = stopGrace
 	done := tieToUs(cmd)
+	if c.confined {
+		confine(cmd)
+	}
 	err := cmd.Run()
 	done()
 	if err == nil {
@@ -67,7 +70,15 @@ func runCommandWith(
 	if ctx.Err() != nil {
 		return fmt.Errorf("running %s: %w", name, stopped(ctx))
 	}
-	return &CommandError{Args: append([]string{name}, args...), Dir: dir, Output: strings.TrimSpace(tail.String()), Err: err}
+	return &CommandError{Args: cmd.Args, Dir: c.dir, Output: strings.TrimSpace(tail.String()), Err: err}
+}
+
+// output is run for a program whose output is wanted, without the white space around it.
+func (c command) output(ctx context.Context, name string, args ...string) (string, error) {
+	var out bytes.Buffer
+	c.stdout = &out
+	err := c.run(ctx, name, args...)
+	return strings.TrimSpace(out.String()), err
 }
 
 // stopped is nil while ctx runs. Then it is an error that matches both ctx.Err and the cause, which for a signal are not the same.
@@ -77,13 +88,6 @@ func stopped(ctx context.Context) error {
 		return cause
 	}
 	return fmt.Errorf("%w: %w", err, cause)
-}
-
-// outputOf is runCommand for a command whose output is wanted as a string, without the white space around it.
-func outputOf(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
-	var out bytes.Buffer
-	err := runCommand(ctx, dir, env, &out, name, args...)
-	return strings.TrimSpace(out.String()), err
 }
 
 // found reports whether the host has a program of this name.

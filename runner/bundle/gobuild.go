@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -61,6 +60,9 @@ func (p goProject) env(cgo string) []string {
 	return env
 }
 
+// command runs the go command in p.
+func (p goProject) command(cgo string) command { return command{dir: p.dir, env: p.env(cgo)} }
+
 func cgoSetting(b *Build) string {
 	if b.Cgo {
 		return "1"
@@ -102,12 +104,12 @@ func goBuildInputs(ctx context.Context, c *Component, b *Build) (key goBuildKey,
 	}
 	key.LinkerFlags = b.linkerFlags(version)
 	if key.Go = p.toolchain; p.toolchain == "local" {
-		if key.Go, err = outputOf(ctx, p.dir, p.env(cgoSetting(b)), "go", "env", "GOVERSION"); err != nil {
+		if key.Go, err = p.command(cgoSetting(b)).output(ctx, "go", "env", "GOVERSION"); err != nil {
 			return key, "", err
 		}
 	}
 	if b.Cgo && found("gcc") {
-		if key.Compiler, err = outputOf(ctx, p.dir, os.Environ(), "gcc", "-dumpfullversion", "-dumpmachine"); err != nil {
+		if key.Compiler, err = (command{dir: p.dir}).output(ctx, "gcc", "-dumpfullversion", "-dumpmachine"); err != nil {
 			return key, "", err
 		}
 	}
@@ -134,7 +136,7 @@ func goSources(ctx context.Context, c *Component, b *Build) ([]string, error) {
 		`{{range .SFiles}}|{{$d}}/{{.}}{{end}}{{range .EmbedFiles}}|{{$d}}/{{.}}{{end}}` +
 		`{{else}}{{.ImportPath}} {{.Module.Version}}{{end}}{{end}}`
 	args := []string{"list", "-mod=readonly", "-deps", "-tags", strings.Join(b.Tags, ","), "-f", format}
-	out, err := outputOf(ctx, p.dir, p.env(cgoSetting(b)), "go", append(args, packagesOf(b)...)...)
+	out, err := p.command(cgoSetting(b)).output(ctx, "go", append(args, packagesOf(b)...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -176,13 +178,13 @@ func goBuild(ctx context.Context, c *Component, b *Build, version, dir string) e
 		"-ldflags=" + strings.Join(b.linkerFlags(version), " "), "-tags=" + strings.Join(b.Tags, ","),
 		"-o", dir + string(filepath.Separator),
 	}
-	if err := runCommand(ctx, p.dir, p.env(cgoSetting(b)), io.Discard, "go", append(args, packagesOf(b)...)...); err != nil {
+	if err := p.command(cgoSetting(b)).run(ctx, "go", append(args, packagesOf(b)...)...); err != nil {
 		return fmt.Errorf("building %s of %s: %w", strings.Join(sortedKeys(b.Binaries), ", "), c.Name, err)
 	}
 	for _, name := range sortedKeys(b.Binaries) {
 		made := executableName(b.Binaries[name])
 		if made == "" {
-			main, err := outputOf(ctx, p.dir, p.env("0"), "go", "list", "-m")
+			main, err := p.command("0").output(ctx, "go", "list", "-m")
 			if err != nil {
 				return err
 			}
@@ -200,7 +202,7 @@ func goBuild(ctx context.Context, c *Component, b *Build, version, dir string) e
 
 // requiredVersion is the version of module in p's go.mod, replacements applied.
 func requiredVersion(ctx context.Context, p goProject, module string) (string, error) {
-	out, err := outputOf(ctx, p.dir, p.env("0"), "go", "mod", "edit", "-json")
+	out, err := p.command("0").output(ctx, "go", "mod", "edit", "-json")
 	if err != nil {
 		return "", err
 	}
@@ -241,7 +243,7 @@ func moduleSum(p goProject, module, version string) (string, error) {
 
 // moduleDir is where module@version lies in the module cache, downloaded and checked against go.sum if it was not there.
 func moduleDir(ctx context.Context, p goProject, module string) (string, error) {
-	out, err := outputOf(ctx, p.dir, p.env("0"), "go", "mod", "download", "-json", module)
+	out, err := p.command("0").output(ctx, "go", "mod", "download", "-json", module)
 	var got struct{ Dir, Error string }
 	if jsonErr := json.Unmarshal([]byte(out), &got); jsonErr == nil && got.Error != "" {
 		return "", fmt.Errorf("downloading module %s: %s", module, got.Error)

@@ -92,14 +92,8 @@ func newLab(dst string) (*lab, error) {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("making the lab directory: %w", err)
 	}
-	stale, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
-	if err != nil {
-		return nil, fmt.Errorf("making the lab directory: %w", err)
-	}
-	for _, s := range stale {
-		if err := os.RemoveAll(s); err != nil {
-			return nil, fmt.Errorf("clearing what an interrupted build left: %w", err)
-		}
+	if err := clearStale(filepath.Join(parent, prefix+"*")); err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp(parent, prefix)
 	if err != nil {

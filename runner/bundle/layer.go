@@ -174,7 +174,7 @@ func (e *Content) items(ctx context.Context, c *Component, binary binaryFinder) 
 		if err != nil {
 			return nil, err
 		}
-		out, err := outputOf(ctx, c.dir, []string{}, p, e.Run[1:]...)
+		out, err := command{dir: c.dir, env: []string{}}.output(ctx, p, e.Run[1:]...)
 		if err != nil {
 			return nil, err
 		}

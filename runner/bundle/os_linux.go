@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,6 +53,34 @@ func tieToUs(cmd *exec.Cmd) (done func()) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	return runtime.UnlockOSThread
+}
+
+// confine gives cmd, which must be run as root, process and mount namespaces of its own. A program that fills a root file system
+// mounts /proc and /sys in it and starts helpers that outlive it: killing the first process of the namespace kills every one of
+// them, and no mount of theirs is ever seen outside. Without it, removing what a killed build left could reach a mount.
+func confine(cmd *exec.Cmd) {
+	if os.Geteuid() != 0 {
+		return // mmdebstrap then makes the same namespaces itself, with a user namespace
+	}
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNS // package syscall makes the mounts private for this flag
+}
+
+// mountBelow returns a mount point at or below dir, or nothing. The format of mountinfo is in proc_pid_mountinfo(5); a space in a
+// path is written as \040 there, which no folder that we made has.
+func mountBelow(dir string) (string, error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("reading mounts: %w", err)
+	}
+	const mountPoint = 4 // index of the field
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) > mountPoint && (f[mountPoint] == dir || strings.HasPrefix(f[mountPoint], dir+"/")) {
+			return f[mountPoint], nil
+		}
+	}
+	return "", nil
 }
 
 // replaceDir puts the folder fresh in the place of dst in one step, so that no reader ever sees a half of either. What was at dst

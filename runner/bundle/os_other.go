@@ -17,3 +17,7 @@ func lockFile(context.Context, string, func()) (func(), error) { return nil, err
 func tieToUs(*exec.Cmd) func() { return func() {} }
 
 func replaceDir(string, string) error { return errNeedsLinux }
+
+func mountBelow(string) (string, error) { return "", errNeedsLinux }
+
+func confine(*exec.Cmd) {}

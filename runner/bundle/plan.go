@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path"
@@ -201,9 +200,12 @@ func (p *plan) rootStep(c *Component) (*step, error) {
 	}
 	s := &step{title: "Debian " + c.Root.Suite + " for " + c.Name, key: key, network: true, tools: rootTools()}
 	s.run = func(ctx context.Context, dir string, e *entry) error {
-		var err error
-		e.DiffID, e.Built, err = buildRoot(ctx, c.Root, dir)
-		return err
+		scratch, err := p.cache.scratch()
+		if err != nil {
+			return err
+		}
+		e.DiffID, e.Built, err = buildRoot(ctx, c.Root, scratch, dir)
+		return errors.Join(err, os.RemoveAll(scratch))
 	}
 	return p.shared(s), nil
 }
@@ -383,7 +385,7 @@ func compiles(code string) func(context.Context) bool {
 		if !found("gcc") {
 			return true
 		}
-		err := runCommandWith(ctx, strings.NewReader(code), "/", os.Environ(), io.Discard, "gcc", "-fsyntax-only", "-x", "c", "-")
+		err := command{dir: "/", stdin: strings.NewReader(code)}.run(ctx, "gcc", "-fsyntax-only", "-x", "c", "-")
 		return err == nil
 	}
 }

@@ -49,6 +49,8 @@ type policy struct {
 	line     int
 	selector selector
 	rules    [directions][]rule
+	// isolates is, per direction, the reference for the trace of a pod that the policy selects.
+	isolates [directions]Ref
 }
 
 // rule admits traffic that matches one of its peers and one of its ports.
@@ -169,12 +171,12 @@ func Compile(world World, policies []Policy) (*Engine, error) {
 	slices.SortFunc(compiled, func(a, b compiledPolicy) int { return cmp.Compare(a.name, b.name) })
 	for i := range compiled {
 		p := &compiled[i]
-		for d := range p.isolates {
-			if p.isolates[d] == nil {
+		for d := range p.isolated {
+			if p.isolated[d] == nil {
 				continue
 			}
 			for n := range c.engine.pods {
-				if p.isolates[d].has(n) {
+				if p.isolated[d].has(n) {
 					c.engine.isolating[d][n] = append(c.engine.isolating[d][n], &p.policy)
 				}
 			}
@@ -186,7 +188,7 @@ func Compile(world World, policies []Policy) (*Engine, error) {
 // compiledPolicy is a policy with the pods it isolates; nil for a direction that it has no say in.
 type compiledPolicy struct {
 	policy
-	isolates [directions]bitset
+	isolated [directions]bitset
 }
 
 // compiler holds what is only needed while compiling.
@@ -284,13 +286,16 @@ func (c *compiler) policy(name string, p Policy) compiledPolicy {
 	out.selector = c.selector(name, "spec.podSelector", spec.PodSelector)
 	selected := c.podsBySelector(out.selector).and(members)
 	for _, d := range c.policyTypes(name, spec) {
-		out.isolates[d] = selected
+		out.isolated[d] = selected
 	}
 	for i, r := range spec.Ingress {
 		out.rules[ingress] = append(out.rules[ingress], c.rule(name, fmt.Sprintf("spec.ingress[%d]", i), "from", r.From, r.Ports, members))
 	}
 	for i, r := range spec.Egress {
 		out.rules[egress] = append(out.rules[egress], c.rule(name, fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports, members))
+	}
+	for d := range directions {
+		out.isolates[d] = out.isolatingRef(d)
 	}
 	return out
 }

@@ -220,7 +220,7 @@ func asYAML(t testing.TB, v any) string {
 
 func TestEngineAgreesWithTheReferenceOnRandomWorlds(t *testing.T) {
 	g := generator{newRandom(t)}
-	const worlds = 300
+	const worlds = 200
 	for range worlds {
 		w, policies := g.world(), g.policies()
 		e, r := mustCompile(t, w, policies), reference{w, policies}

@@ -16,17 +16,21 @@ func isolatingRefs(policies []*policy, d direction) []Ref {
 	}
 	out := make([]Ref, len(policies))
 	for i, p := range policies {
-		reason := fmt.Sprintf("podSelector %s matches the pod", p.selector)
-		if len(p.selector) == 0 {
-			namespace, _, _ := strings.Cut(p.name, "/")
-			reason = "podSelector {} selects every pod of namespace " + namespace
-		}
-		if len(p.rules[d]) == 0 {
-			reason += fmt.Sprintf("; no %s rule", d)
-		}
-		out[i] = p.ref("spec.podSelector", reason)
+		out[i] = p.isolates[d]
 	}
 	return out
+}
+
+func (p *policy) isolatingRef(d direction) Ref {
+	reason := fmt.Sprintf("podSelector %s matches the pod", p.selector)
+	if len(p.selector) == 0 {
+		namespace, _, _ := strings.Cut(p.name, "/")
+		reason = "podSelector {} selects every pod of namespace " + namespace
+	}
+	if len(p.rules[d]) == 0 {
+		reason += fmt.Sprintf("; no %s rule", d)
+	}
+	return p.ref("spec.podSelector", reason)
 }
 
 // String is the API's word in lower case, as in the field names of a policy's spec.

@@ -178,12 +178,12 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
-			server.Close()
+			_ = server.Close() // whatever is left
 		}
 	})
 	err := server.Serve(l)
 	if stop() { // the socket failed, not the context
-		server.Close()
+		_ = server.Close() // its own error is the one to tell
 	} else {
 		<-stopped
 	}
@@ -237,7 +237,7 @@ func (a *Agent) serveHealth(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(body) // a caller that has gone needs no answer
+	_, _ = w.Write(body) // a caller that has gone needs no answer
 }
 
 // serveArrivals answers with the arrivals of the tokens in the request, or with all after the cursor in its query.
@@ -268,7 +268,5 @@ func (a *Agent) serveArrivals(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if out.write(stream.Line{End: &end}) == nil {
-		out.flush()
-	}
+	out.end(end)
 }

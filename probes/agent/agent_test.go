@@ -282,30 +282,37 @@ func TestConcurrencyIsBoundedOverAllRequests(t *testing.T) {
 }
 
 func TestStoppingEndsRunningAttemptsWithErrors(t *testing.T) {
-	d := &dialer{hold: make(chan struct{})} // never closed
-	url, stop := serve(t, d, listeners{}, Options{Concurrency: 2})
-	body, send := io.Pipe() // never closed either: the caller hangs
-	defer send.Close()
-	go io.WriteString(send, attemptLine("a")+attemptLine("b")+attemptLine("c"))
-	response := post(t, url+stream.PathAttempts, body)
-	for began := time.Now(); d.begun.Load() < 2; time.Sleep(time.Millisecond) {
-		if time.Since(began) > ample {
-			t.Fatal("the attempts did not begin")
-		}
-	}
-	began := time.Now()
-	stopped := make(chan struct{})
-	go func() { stop(); close(stopped) }()
-	outcomes, faults, end := answer(t, response)
-	<-stopped
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("stopping took %s, want under a second", took)
-	}
-	if len(outcomes) != 2 || outcomes["a"].Kind != probes.Error || outcomes["a"].Detail != errStopping.Error() {
-		t.Errorf("want a and b to be errors, got %+v", outcomes)
-	}
-	if len(faults) != 1 || faults[0].Status != http.StatusServiceUnavailable || end == nil {
-		t.Errorf("want one fault for what was not begun, and the end; got %+v, %+v", faults, end)
+	for name, waiting := range map[string]string{
+		"with an attempt that waits for a slot": attemptLine("c"),
+		"with a caller that sends nothing more": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &dialer{hold: make(chan struct{})} // never closed
+			url, stop := serve(t, d, listeners{}, Options{Concurrency: 2})
+			body, send := io.Pipe() // never closed either while the agent runs: the caller hangs
+			defer send.Close()
+			go io.WriteString(send, attemptLine("a")+attemptLine("b")+waiting)
+			response := post(t, url+stream.PathAttempts, body)
+			for began := time.Now(); d.begun.Load() < 2; time.Sleep(time.Millisecond) {
+				if time.Since(began) > ample {
+					t.Fatal("the attempts did not begin")
+				}
+			}
+			began := time.Now()
+			stopped := make(chan struct{})
+			go func() { stop(); close(stopped) }()
+			outcomes, faults, end := answer(t, response)
+			<-stopped
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("stopping took %s, want under a second", took)
+			}
+			if len(outcomes) != 2 || outcomes["a"].Kind != probes.Error || outcomes["a"].Detail != errStopping.Error() {
+				t.Errorf("want a and b to be errors, got %+v", outcomes)
+			}
+			if len(faults) != 1 || faults[0].Status != http.StatusServiceUnavailable || end == nil {
+				t.Errorf("want one fault for what was not begun, and the end; got %+v, %+v", faults, end)
+			}
+		})
 	}
 }
 

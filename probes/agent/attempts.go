@@ -28,14 +28,16 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	// The reader may wait for a line that never comes; the end of the context ends that wait.
-	stop := context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
 	out := newWriter(w)
 	defer out.done()
 	lines := make(chan stream.Line, a.opts.Concurrency)
 	go a.runLines(ctx, stream.NewReader(r.Body, stream.MaxRequestLine), lines)
-	out.flush() // the head, so that the caller knows it was heard
+	if err := out.flush(); err != nil { // the head, so that the caller knows it was heard
+		cancel(err)
+	}
 	var end stream.End
 	for line := range lines { // also after a failed write: closed lines means that nothing of this request runs any more
 		if line.Outcome != nil {
@@ -49,9 +51,7 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 			cancel(err)
 		}
 	}
-	if out.write(stream.Line{End: &end}) == nil {
-		out.flush()
-	}
+	out.end(end)
 }
 
 // runLines starts an attempt per line, and closes the channel when the last one has ended.
@@ -182,7 +182,14 @@ func (w *writer) flush() error {
 	return w.err
 }
 
+// end writes the last line. Whether it went is for nobody here: a caller without it knows that the answer was cut off.
+func (w *writer) end(end stream.End) {
+	if w.write(stream.Line{End: &end}) == nil {
+		_ = w.flush()
+	}
+}
+
 // done lifts the deadline, which would else hold for the connection's next answer.
 func (w *writer) done() {
-	w.control.SetWriteDeadline(time.Time{}) // fails only on a connection that has gone
+	_ = w.control.SetWriteDeadline(time.Time{}) // fails only on a connection that has gone
 }

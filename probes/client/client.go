@@ -253,7 +253,7 @@ func (c *Client) lines(ctx context.Context, path string, body []byte, each func(
 		}
 		switch {
 		case line.End != nil:
-			io.Copy(io.Discard, io.LimitReader(response.Body, 1)) // up to its end, so that the stream can be used again
+			_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 1)) // up to its end, so that the stream can be used again
 			return *line.End, fault
 		case line.Fault != nil && fault == nil:
 			fault = &AgentError{Status: line.Fault.Status, Line: line.Fault.Line, Message: line.Fault.Message}

@@ -309,6 +309,49 @@ func TestAnIdleStreamThatBrokeIsReplacedUnseen(t *testing.T) {
 	}
 }
 
+// doomed is a stream that breaks at the first request after it was doomed: the request is taken, and no answer comes.
+type doomed struct {
+	net.Conn
+	now atomic.Bool
+}
+
+func (d *doomed) Write(b []byte) (int, error) {
+	if d.now.Load() {
+		d.Close()
+		return len(b), nil
+	}
+	return d.Conn.Write(b)
+}
+
+func TestOnlyQuestionsAreAskedTwice(t *testing.T) {
+	p := newPod(t, listen.Options{})
+	var last *doomed
+	c := client.New(func(ctx context.Context) (net.Conn, error) {
+		conn, err := net.Dial("tcp", p.address)
+		last = &doomed{Conn: conn}
+		return last, err
+	}, token, client.Options{})
+	defer c.Close()
+	attempts := p.batch(2, ample)
+	for _, tt := range []struct {
+		name string
+		call func() error
+		want error
+	}{
+		{"health", func() error { _, err := c.Health(t.Context()); return err }, nil},
+		{"arrivals", func() error { _, err := c.Arrivals(t.Context(), tokensOf(attempts)); return err }, nil},
+		{"attempts", func() error { _, err := c.Attempts(t.Context(), attempts); return err }, client.ErrAgentGone},
+	} {
+		if _, err := c.Health(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		last.now.Store(true)
+		if err := tt.call(); !errors.Is(err, tt.want) {
+			t.Errorf("%s: want %v, got %v", tt.name, tt.want, err)
+		}
+	}
+}
+
 func TestAnAgentThatCannotBeReachedIsGone(t *testing.T) {
 	leaktest.Check(t)
 	refused := errors.New("no such pod")

@@ -113,7 +113,7 @@ func (q *query) dial(ctx context.Context, network, address string) (net.Conn, er
 		}
 	}
 	// The resolver sets the context's deadline on the socket, but reads on when the context is cancelled.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	watched := watchedConn{Conn: conn, query: q, closed: sync.OnceFunc(func() { stop(); free() })}
 	if packets, ok := conn.(*net.UDPConn); ok {
 		return watchedPackets{watched, packets}, nil

@@ -44,7 +44,7 @@ func connect(ctx context.Context, p *ports, kind int, a probes.Attempt, deadline
 	begun := os.NewSyscallError("connect", syscall.Connect(fd, sa))
 	// The descriptor joins the poller only now: an unconnected stream socket would report itself ready at once.
 	s := &socket{file: os.NewFile(uintptr(fd), "attempt"), free: free}
-	s.stop = context.AfterFunc(ctx, func() { s.file.SetDeadline(time.Unix(1, 0)) })
+	s.stop = context.AfterFunc(ctx, func() { _ = s.file.SetDeadline(time.Unix(1, 0)) })
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return s, fmt.Errorf("polling the socket: %w", err)
 	}
@@ -94,7 +94,7 @@ func bound(p *ports, kind int, to netip.Addr, explicit uint16) (fd int, free fun
 		return os.NewSyscallError("bind", syscall.Bind(fd, any6))
 	})
 	if err != nil {
-		syscall.Close(fd)
+		_ = syscall.Close(fd)
 		return -1, nil, err
 	}
 	return fd, func() { p.release(port) }, nil
@@ -147,7 +147,7 @@ func descriptor(kind int, to netip.Addr) (int, error) {
 		err = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 	}
 	if err != nil {
-		syscall.Close(fd)
+		_ = syscall.Close(fd)
 		return -1, os.NewSyscallError("setsockopt", err)
 	}
 	return fd, nil
@@ -165,13 +165,13 @@ func reportICMP(fd, family int) error {
 // close ends the socket and gives its source port back. A stream socket sends a reset, as the package doc says.
 func (s *socket) close() {
 	s.stop()
-	s.file.Close() // nothing is left to be lost: the outcome is known
+	_ = s.file.Close() // nothing is left to be lost: the outcome is known
 	s.free()
 }
 
 // local is the socket's own address, zero when it has none.
 func (s *socket) local() (local netip.AddrPort) {
-	s.raw.Control(func(fd uintptr) {
+	_ = s.raw.Control(func(fd uintptr) {
 		if sa, err := syscall.Getsockname(int(fd)); err == nil {
 			local = addrPort(sa)
 		}
@@ -191,7 +191,7 @@ func (s *socket) rejecter() (who netip.Addr) {
 	// An entry is struct sock_extended_err, 16 bytes, then the offender's socket address; 128 holds it with its header.
 	var payload [1]byte
 	var oob [128]byte
-	s.raw.Control(func(fd uintptr) {
+	_ = s.raw.Control(func(fd uintptr) {
 		_, n, _, _, err := syscall.Recvmsg(int(fd), payload[:], oob[:], syscall.MSG_ERRQUEUE)
 		if err != nil {
 			return

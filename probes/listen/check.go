@@ -80,10 +80,10 @@ func (g *Group) check(ctx context.Context, l *listener) error {
 		return fmt.Errorf("checking the listener: %w", err)
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0) // as an attempt does: no TIME_WAIT for a check each second
+		_ = tcp.SetLinger(0) // as an attempt does: no TIME_WAIT for a check each second
 	}
 	if _, err := conn.Write(wire.AppendRequest(nil, token)); err != nil {
 		return fmt.Errorf("checking the listener: %w", err)

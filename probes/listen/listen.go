@@ -133,10 +133,10 @@ func (g *Group) open(ctx context.Context, l *listener) error {
 // serve runs the listener's loop, and closes its socket when ctx ends.
 func (g *Group) serve(ctx context.Context, l *listener, loop func()) {
 	g.wg.Go(func() {
-		stop := context.AfterFunc(ctx, func() { l.close() })
+		stop := context.AfterFunc(ctx, func() { _ = l.close() })
 		loop()
 		if stop() {
-			l.close()
+			_ = l.close()
 		}
 	})
 }

@@ -41,7 +41,7 @@ func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener) {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+			stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 			defer stop()
 			g.answerTCP(conn)
 		})
@@ -52,7 +52,7 @@ func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener) {
 // end keeps no TIME_WAIT although it closes first.
 func (g *Group) answerTCP(conn *net.TCPConn) {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(g.opts.ReadTimeout))
+	_ = conn.SetDeadline(time.Now().Add(g.opts.ReadTimeout)) // fails only on a connection that has ended
 	source, destination := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	line, err := readLine(conn)
 	if err == nil {
@@ -64,7 +64,7 @@ func (g *Group) answerTCP(conn *net.TCPConn) {
 	}
 	if err != nil {
 		g.opts.Log.Debug("connection without an answer", "protocol", probes.TCP, "source", source, "destination", destination, "err", err)
-		conn.SetLinger(0) // a peer that is not ours gets no TIME_WAIT from us
+		_ = conn.SetLinger(0) // a peer that is not ours gets no TIME_WAIT from us
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,13 +91,14 @@ func (l *loader) path(name string) []*Scenario {
 		return nil
 	}
 	before := len(l.sink.faults)
+	earlier := slices.ContainsFunc(files, func(f string) bool { _, is := l.seen[f]; return is }) // by an earlier argument
 	var out []*Scenario
 	for _, f := range files {
 		if s := l.file(f, found); s != nil {
 			out = append(out, s)
 		}
 	}
-	if len(out) == 0 && len(l.sink.faults) == before && len(l.strays) == 0 {
+	if len(out) == 0 && !earlier && len(l.sink.faults) == before && len(l.strays) == 0 {
 		l.sink.add(Fault{File: name, Message: "holds no scenario", Hint: "scenario files end in .yaml or .yml"})
 	}
 	return out

@@ -186,6 +186,12 @@ func TestDirectoryHoldsScenariosAndWhatTheyReferTo(t *testing.T) {
 	}
 }
 
+func TestFileThatIsNamedTwiceIsLoadedOnce(t *testing.T) {
+	if list := mustLoad(t, "testdata/good/good.yaml", "testdata/good", "testdata/good/../good/good.yaml"); len(list) != 1 {
+		t.Errorf("want one scenario, got %d", len(list))
+	}
+}
+
 func TestFaultOfASharedWorldIsToldOnce(t *testing.T) {
 	const text = "apiVersion: gapproof.dev/v1alpha1\nkind: Scenario\nmetadata: {name: %}\nworld: {file: worlds/w.yaml}\n"
 	_, err := scenarios.LoadFS(fstest.MapFS{

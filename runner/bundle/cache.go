@@ -79,7 +79,7 @@ func openCache(ctx context.Context, dir string, waiting func()) (*cache, func(),
 		return nil, nil, fmt.Errorf("locking the build cache: %w", err)
 	}
 	for _, pattern := range []string{filepath.Join(dir, unfinished+"*"), filepath.Join(os.TempDir(), c.scratchPrefix()+"*")} {
-		if err := clearStale(pattern); err != nil {
+		if err := clearStale(pattern, 0); err != nil {
 			release()
 			return nil, nil, err
 		}
@@ -87,23 +87,26 @@ func openCache(ctx context.Context, dir string, waiting func()) (*cache, func(),
 	return c, release, nil
 }
 
-// clearStale removes the folders that match pattern: what a killed build could not remove itself. A folder with a mount below it
+// clearStale removes the folders that match pattern and are at least as old as age: what nobody is left to remove. A folder with a mount below it
 // is not touched, because removing it would remove what is mounted there.
-func clearStale(pattern string) error {
+func clearStale(pattern string, age time.Duration) error {
 	stale, err := filepath.Glob(pattern)
 	if err != nil {
-		return fmt.Errorf("looking for what an interrupted build left: %w", err)
+		return fmt.Errorf("looking for what an earlier build left: %w", err)
 	}
 	for _, dir := range stale {
+		if info, err := os.Lstat(dir); err != nil || time.Since(info.ModTime()) < age {
+			continue
+		}
 		mount, err := mountBelow(dir)
 		if err != nil {
-			return fmt.Errorf("clearing what an interrupted build left: %w", err)
+			return fmt.Errorf("clearing what an earlier build left: %w", err)
 		}
 		if mount != "" {
-			return fmt.Errorf("clearing what an interrupted build left: %s is still mounted", mount)
+			return fmt.Errorf("clearing what an earlier build left: %s is still mounted", mount)
 		}
 		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("clearing what an interrupted build left: %w", err)
+			return fmt.Errorf("clearing what an earlier build left: %w", err)
 		}
 	}
 	return nil

@@ -74,7 +74,8 @@ func HostPackages() []string {
 
 // CreateFromModules builds every image that the options choose and makes dst the lab directory that package images describes.
 // dst appears, or changes from its previous content to the new, in one step; where nothing changed it is not touched. The
-// returned lock is the one written there.
+// returned lock is the one written there. The previous folder lives on for a day beside dst, under a hidden name, for whoever has
+// it open or mounted, such as the mirror of a running cluster.
 //
 // Cancelling ctx stops the build within seconds; what was finished stays in the cache. One build runs at a time on a cache: a
 // second one waits. The error is a *MissingError when the host lacks packages, and wraps a *CommandError when a command failed.

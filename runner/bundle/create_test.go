@@ -294,6 +294,43 @@ func TestADamagedCacheEntryIsNoticedAndBuiltAgain(t *testing.T) {
 	}
 }
 
+func TestWhoHasTheOldLabOpenKeepsItForADay(t *testing.T) {
+	o := Options{ImagesDir: tiny(t), CacheDir: t.TempDir()}
+	dst := filepath.Join(t.TempDir(), "lab")
+	build(t, dst, o)
+	open, err := os.OpenRoot(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	want, err := open.ReadFile("lock.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(o.ImagesDir, "one", "main.go"), []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	build(t, dst, o)
+	if now, err := os.ReadFile(filepath.Join(dst, "lock.json")); err != nil || cmp.Equal(want, now) {
+		t.Fatalf("the lab did not change: %v", err)
+	}
+	if got, err := open.ReadFile("lock.json"); err != nil || !cmp.Equal(want, got) {
+		t.Errorf("the old lab's lock: want it as it was, got %q, %v", got, err)
+	}
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(dst), siblingPrefix(dst)+superseded+"*"))
+	if err != nil || len(old) != 1 {
+		t.Fatalf("superseded labs: want one, got %q, %v", old, err)
+	}
+	past := time.Now().Add(-supersededFor)
+	if err := os.Chtimes(old[0], past, past); err != nil {
+		t.Fatal(err)
+	}
+	build(t, dst, o)
+	if _, err := os.Stat(old[0]); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a superseded lab is still there after its time: %v", err)
+	}
+}
+
 func TestADamagedLabDirectoryIsReplaced(t *testing.T) {
 	o := Options{ImagesDir: tiny(t), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")

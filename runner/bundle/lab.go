@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -25,6 +26,11 @@ const (
 	refName = "org.opencontainers.image.ref.name"
 	// layoutVersion is the content of the oci-layout file (OCI image-layout specification, version 1.0.0).
 	layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
+	// superseded marks lab directories that another has replaced. They cost little: their blobs are other names of the cache's.
+	superseded = "superseded-"
+	// supersededFor is how long they are kept. The mirror of a running cluster has its lab directory mounted and goes on serving it;
+	// a day is longer than a cluster that is brought up to test something.
+	supersededFor = 24 * time.Hour
 )
 
 // layerOf is a v1.Layer whose blob lies in the cache.
@@ -88,11 +94,14 @@ type lab struct {
 
 // newLab makes an empty lab directory beside dst and removes what an interrupted build left there.
 func newLab(dst string) (*lab, error) {
-	parent, prefix := filepath.Dir(dst), "."+filepath.Base(dst)+"-"+unfinished
+	parent, prefix := filepath.Dir(dst), siblingPrefix(dst)+unfinished
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("making the lab directory: %w", err)
 	}
-	if err := clearStale(filepath.Join(parent, prefix+"*")); err != nil {
+	if err := errors.Join(
+		clearStale(filepath.Join(parent, prefix+"*"), 0),
+		clearStale(filepath.Join(parent, siblingPrefix(dst)+superseded+"*"), supersededFor),
+	); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp(parent, prefix)
@@ -109,6 +118,9 @@ func newLab(dst string) (*lab, error) {
 	}
 	return l, nil
 }
+
+// siblingPrefix is what the names of the folders that we make beside the lab directory dst begin with.
+func siblingPrefix(dst string) string { return "." + filepath.Base(dst) + "-" }
 
 func (l *lab) blobs() string { return filepath.Join(images.LayoutDir(l.dir), "blobs", "sha256") }
 
@@ -252,11 +264,28 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 		if err := replaceDir(l.dir, dst); err != nil {
 			return nil, fmt.Errorf("replacing the lab directory: %w", err)
 		}
+		if err := l.keepSuperseded(dst); err != nil {
+			return nil, err
+		}
 	}
 	return &l.lock, nil
 }
 
-// discard removes what is left at the place where the lab was made: the previous lab, or this one when it was not wanted.
+// keepSuperseded sets aside the lab that has come to l.dir from dst, if there was one.
+func (l *lab) keepSuperseded(dst string) error {
+	name := strings.Replace(filepath.Base(l.dir), unfinished, superseded, 1)
+	now := time.Now()
+	err := os.Chtimes(l.dir, now, now)
+	if err == nil {
+		err = os.Rename(l.dir, filepath.Join(filepath.Dir(dst), name))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("setting the superseded lab directory aside: %w", err)
+	}
+	return nil
+}
+
+// discard removes the lab if it has not found its place.
 func (l *lab) discard() error { return os.RemoveAll(l.dir) }
 
 // sameTree reports whether two folders hold the same files. Two names of one file need no reading.

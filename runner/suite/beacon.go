@@ -82,7 +82,7 @@ func (s *Suite) lightBeacons(ctx context.Context) (*beacons, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lighting the beacons: %w", errors.Join(err, s.close(ctx, "beacons", b.world)))
 	}
-	s.o.Progress(fmt.Sprintf("beacons lit on %d nodes", len(nodes)), time.Since(started))
+	s.progress(fmt.Sprintf("beacons lit on %d nodes", len(nodes)), time.Since(started))
 	return b, nil
 }
 

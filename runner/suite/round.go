@@ -235,11 +235,11 @@ func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Plann
 		}
 		took := time.Since(started)
 		if missing == 0 {
-			s.o.Progress(fmt.Sprintf("baseline: %d of %d attempts delivered", len(attempts), len(attempts)), took)
+			s.progress(fmt.Sprintf("baseline: %d of %d attempts delivered", len(attempts), len(attempts)), took)
 			return obs, nil
 		}
 		if took > s.o.Baseline {
-			s.o.Progress(fmt.Sprintf("baseline: %d of %d attempts NOT delivered, they will be inconclusive", missing, len(attempts)), took)
+			s.progress(fmt.Sprintf("baseline: %d of %d attempts NOT delivered, they will be inconclusive", missing, len(attempts)), took)
 			return obs, nil
 		}
 	}

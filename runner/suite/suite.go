@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -101,6 +102,14 @@ type Suite struct {
 	worlds   Worlds
 	policies Policies
 	o        Options
+	telling  sync.Mutex
+}
+
+// progress tells the caller; parts of a run end in several goroutines.
+func (s *Suite) progress(what string, took time.Duration) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.o.Progress(what, took)
 }
 
 // New returns a suite that works through these seams.
@@ -127,34 +136,60 @@ func New(w Worlds, p Policies, o Options) *Suite {
 }
 
 // Run carries out the scenarios in order and returns what it found. The report is complete as far as the run came, also when
-// the error is not nil; then the error is of the infrastructure, and every world that was made has been removed again.
+// the error is not nil; then the error is of the infrastructure. When it returns, every world that was made has been removed.
 func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.Report, err error) {
 	rep := &report.Report{Run: s.o.Run, Started: time.Now(), Level: "unwitnessed"}
 	defer func() { rep.Took = time.Since(rep.Started) }()
 
-	b, err := s.lightBeacons(ctx)
-	if err != nil {
-		return rep, err
-	}
-	defer func() { err = errors.Join(err, s.close(ctx, "beacons", b.world)) }()
+	var removals removals
+	defer func() { err = errors.Join(err, removals.wait(nil)) }()
 
+	// The beacons and the first world start side by side: both wait for pods most of the time.
+	beacons := s.startBeacons(ctx)
+	defer func() {
+		if b, _ := beacons(); b != nil {
+			removals.start(nil, func() error { return s.close(ctx, "beacons", b.world) })
+		}
+	}()
 	for _, group := range plan.GroupByWorld(all) {
-		if err := s.runGroup(ctx, rep, b, group); err != nil {
+		if err := s.runGroup(ctx, rep, beacons, &removals, group); err != nil {
 			return rep, err
 		}
 	}
 	return rep, nil
 }
 
+// startBeacons lights the beacons beside whatever the caller does next; the function it returns waits for them.
+func (s *Suite) startBeacons(ctx context.Context) func() (*beacons, error) {
+	done := make(chan struct{})
+	var b *beacons
+	var err error
+	go func() {
+		defer close(done)
+		b, err = s.lightBeacons(ctx)
+	}()
+	return func() (*beacons, error) {
+		<-done
+		return b, err
+	}
+}
+
 // runGroup carries out scenarios that share one world.
-func (s *Suite) runGroup(ctx context.Context, rep *report.Report, b *beacons, group []*scenarios.Scenario) (err error) {
+func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func() (*beacons, error), gone *removals, group []*scenarios.Scenario) error {
+	var names []string
+	for _, ns := range group[0].World.Namespaces {
+		names = append(names, ns.Name)
+	}
+	if err := gone.wait(names); err != nil {
+		return err
+	}
 	started := time.Now()
 	world, err := s.worlds.Up(ctx, group[0].World, Fixture)
 	if err != nil {
 		return fmt.Errorf("bringing up the world of %s: %w", group[0].Metadata.Name, err)
 	}
-	defer func() { err = errors.Join(err, s.close(ctx, "world", world)) }()
-	s.o.Progress(fmt.Sprintf("world up: %d pods", len(world.Facts().Pods)), time.Since(started))
+	defer gone.start(names, func() error { return s.close(ctx, "world of "+group[0].Metadata.Name, world) })
+	s.progress(fmt.Sprintf("world of %s up: %d pods", group[0].Metadata.Name, len(world.Facts().Pods)), time.Since(started))
 
 	plans := make([]*plan.Plan, len(group))
 	for i, sc := range group {
@@ -172,6 +207,10 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, b *beacons, gr
 	if err != nil {
 		return err
 	}
+	b, err := beacons()
+	if err != nil {
+		return err
+	}
 	for i, p := range plans {
 		sc, err := s.runScenario(ctx, world, b, p, base)
 		sc.Name, sc.Title, sc.File = group[i].Metadata.Name, group[i].Metadata.Title, group[i].File
@@ -179,7 +218,7 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, b *beacons, gr
 		if err != nil {
 			return fmt.Errorf("running %s: %w", sc.Name, err)
 		}
-		s.o.Progress("scenario "+sc.Name, sc.Took)
+		s.progress(sc.Name, sc.Took)
 	}
 	return nil
 }
@@ -283,7 +322,7 @@ func (s *Suite) close(ctx context.Context, what string, w World) error {
 	if err := w.Close(clean); err != nil {
 		return fmt.Errorf("removing the %s: %w", what, err)
 	}
-	s.o.Progress(what+" removed", time.Since(started))
+	s.progress(what+" removed", time.Since(started))
 	return nil
 }
 

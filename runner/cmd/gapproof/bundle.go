@@ -18,6 +18,7 @@ func (a *app) bundle() *cobra.Command {
 		Short: "Make the lab's images and their lock",
 	}
 	c.AddCommand(a.bundleCreate())
+	group(c)
 	return c
 }
 

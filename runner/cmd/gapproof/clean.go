@@ -39,9 +39,7 @@ for those that were killed.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&t.cluster, "cluster", defaultCluster, "lab cluster made by `gapproof up`")
-	c.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "another cluster's kubeconfig")
-	c.Flags().StringVar(&t.context, "context", "", "context of that kubeconfig")
+	t.flags(c)
 	c.Flags().StringVar(&id, "run", "", "only this run's namespaces (default: every run's)")
 	return c
 }

@@ -54,7 +54,7 @@ capability, and starts the engine where no init system does. It says what it did
 	}
 	c.Flags().BoolVar(&fix, "fix", false, "install and start what is missing")
 	c.Flags().BoolVar(&stop, "stop-engine", false, "stop the engine that --fix started")
-	c.MarkFlagsMutuallyExclusive("fix", "stop-engine")
+	exclusive(c, "fix", "stop-engine")
 	return c
 }
 

@@ -24,9 +24,6 @@ import (
 // version is set by the build; "dev" for a plain go build.
 var version = "dev"
 
-// frontName is the name under which the engine starts this binary as its OCI runtime.
-const frontName = "gapproof-oci"
-
 // errInterrupted is the cause of a context that a signal ended.
 var errInterrupted = errors.New("interrupted")
 
@@ -46,7 +43,7 @@ func main() {
 	}()
 	klog.SetOutput(io.Discard) // client-go's own chatter; its errors reach us as values
 	klog.LogToStderr(false)
-	if filepath.Base(os.Args[0]) == frontName {
+	if filepath.Base(os.Args[0]) == ocifront.Name {
 		os.Exit(ocifront.Main(ctx, os.Args[1:], os.Stderr))
 	}
 	os.Exit(run(ctx, os.Args[1:], streams{os.Stdout, os.Stderr}))

@@ -45,5 +45,6 @@ func (a *app) mirror() *cobra.Command {
 	serve.Flags().StringVar(&listen, "listen", ":5000", "address to listen on")
 	serve.Flags().StringVar(&log, "log", "access.jsonl", "access log, one JSON object a line")
 	c.AddCommand(serve)
+	group(c)
 	return c
 }

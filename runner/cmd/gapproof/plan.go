@@ -53,7 +53,7 @@ func planOffline(s *scenarios.Scenario) (*plan.Plan, error) {
 // printPlan prints one line per attempt and step and tells whether intent and policies differ anywhere.
 func (a *app) printPlan(p *plan.Plan) (differ bool) {
 	for _, step := range p.Steps {
-		fmt.Fprintf(a.out, "%s, step %q: %d attempts\n", p.Name, step.Name, len(p.Attempts))
+		fmt.Fprintf(a.out, "%s, step %q, attempts: %d\n", p.Name, step.Name, len(p.Attempts))
 		for i, attempt := range p.Attempts {
 			promise := step.Promises[i]
 			mark, why := " ", deciding(promise.Derived)
@@ -110,7 +110,7 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 		}
 		fmt.Fprintf(a.out, "%s would create:\n", p.Name)
 		for _, ns := range s.World.Namespaces {
-			fmt.Fprintf(a.out, "  namespace %s with %d probe pods\n", ns.Name, len(ns.Pods))
+			fmt.Fprintf(a.out, "  namespace %s, probe pods: %d\n", ns.Name, len(ns.Pods))
 		}
 		for _, svc := range s.World.Services {
 			fmt.Fprintf(a.out, "  service %s/%s\n", svc.Namespace, svc.Name)

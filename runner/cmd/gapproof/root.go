@@ -116,10 +116,37 @@ Exit codes: 0 every promise held, 1 a promise did not hold, 2 usage or configura
 	root.PersistentFlags().StringVar(&a.cacheDir, "cache-dir", "", "where images are built (default $XDG_CACHE_HOME/gapproof)")
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "where clusters' files are kept (default $XDG_STATE_HOME/gapproof)")
 	root.AddCommand(a.doctor(), a.bundle(), a.up(), a.down(), a.run(), a.plan(), a.clean(), a.kubeconfig(), a.mirror(), a.version())
+	group(root)
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}
 	return root
+}
+
+// group makes a command of subcommands print its help, and an unknown subcommand a usage error with what may have been meant.
+func group(c *cobra.Command) {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		hint := c.CommandPath() + " --help"
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = c.CommandPath() + " " + near[0]
+		}
+		return hinted{usageError{fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())}, hint}
+	}
+	c.SuggestionsMinimumDistance = 2
+}
+
+// exclusive makes two flags given together a usage error; cobra's own check has no type to tell it by.
+func exclusive(c *cobra.Command, one, other string) {
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if c.Flags().Changed(one) && c.Flags().Changed(other) {
+			return hinted{usageError{fmt.Errorf("--%s and --%s: only one can be given", one, other)}, c.CommandPath() + " --help"}
+		}
+		return nil
+	}
 }
 
 // wrapArgs makes wrong arguments usage errors; cobra itself has no type for them.

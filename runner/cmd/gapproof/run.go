@@ -35,11 +35,10 @@ type target struct {
 }
 
 func (t *target) flags(c *cobra.Command) {
-	c.Flags().StringVar(&t.cluster, "cluster", defaultCluster, "lab cluster made by `gapproof up`")
-	c.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "another cluster's kubeconfig; namespaces then get the run's prefix")
+	c.Flags().StringVar(&t.cluster, "cluster", defaultCluster, "lab cluster made by gapproof up")
+	c.Flags().StringVar(&t.kubeconfig, "kubeconfig", "", "another cluster's kubeconfig; a run's namespaces there have its prefix")
 	c.Flags().StringVar(&t.context, "context", "", "context of that kubeconfig")
-	c.Flags().StringVar(&t.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
-	c.MarkFlagsMutuallyExclusive("cluster", "kubeconfig")
+	exclusive(c, "cluster", "kubeconfig")
 }
 
 // runOptions are the flags of run.
@@ -70,6 +69,7 @@ What could not be told is inconclusive, never green.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.runScenarios(c.Context(), args, o) },
 	}
 	o.flags(c)
+	c.Flags().StringVar(&o.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json, junit or markdown")
 	c.Flags().StringVar(&o.report, "report", "", "also write the report in every format into this directory")
 	c.Flags().StringVar(&o.show, "show", "failures", "matrices and attempts in the table: failures or all")

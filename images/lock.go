@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -127,14 +128,25 @@ func ReadLock(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
 	defer f.Close()
-	d := json.NewDecoder(f)
+	l, err := decodeLock(f)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func decodeLock(r io.Reader) (*Lock, error) {
+	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	var l Lock
 	if err := d.Decode(&l); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is more behind the lock")
 	}
 	if err := l.Validate(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+		return nil, err
 	}
 	return &l, nil
 }

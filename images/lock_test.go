@@ -54,6 +54,7 @@ func TestReadLockReturnsWhatWasWritten(t *testing.T) {
 func TestReadLockRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ content, want string }{
 		"a file that is not JSON": {"x", "invalid character"},
+		"a second lock behind":    {sound + sound, "there is more behind the lock"},
 		"an unknown field":        {strings.Replace(sound, `"size": 3`, `"sise": 3`, 1), `unknown field "sise"`},
 		"another version":         {strings.Replace(sound, `"version": 1`, `"version": 2`, 1), "version: is 2, this build reads 1"},
 		"a malformed digest":      {strings.Replace(sound, "sha256:0a", "sha256:0A", 1), "images[0].digest:"},
@@ -101,11 +102,11 @@ func TestFindReturnsTheLastTagOfAName(t *testing.T) {
 	}
 }
 
-func FuzzReadLock(f *testing.F) {
+func FuzzDecodeLock(f *testing.F) {
 	f.Add(sound)
 	f.Add("{}")
 	f.Fuzz(func(t *testing.T, content string) {
-		l, err := ReadLock(writeLock(t, content))
+		l, err := decodeLock(strings.NewReader(content))
 		if err != nil {
 			return
 		}

@@ -28,7 +28,9 @@ func Check(t testing.TB) {
 	t.Helper()
 	before := open()
 	t.Cleanup(func() {
-		for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for deadline := time.Now().Add(patience); ; <-tick.C {
 			leaked := surplus(before, open())
 			if len(leaked) == 0 {
 				return

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestWrongUsageEndsWithCode2BeforeAnythingIsDone(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a flag that is none":          {[]string{"--fast"}, "flag provided but not defined"},
+		"an argument":                  {[]string{"fast"}, `"fast" is no flag`},
+		"a side that is none":          {[]string{"--only", "neither"}, "is not ours, cyclonus or both"},
+		"a deadline of half a second":  {[]string{"--deadline", "500ms"}, "not whole seconds"},
+		"no deadline at all":           {[]string{"--deadline", "0s"}, "not whole seconds"},
+		"a destination that is none":   {[]string{"--destination-type", "node"}, "is not service-name"},
+		"a result of nobody":           {[]string{"--reuse", "nowhere", "--only", "ours"}, "leaves one side out"},
+		"a result that is not there":   {[]string{"--reuse", filepath.Join("no", "where")}, "reading a result"},
+		"a cluster that is not there":  {[]string{"--cluster", "nowhere", "--only", "ours"}, "is not up"},
+		"an out directory that is not": {[]string{"--out", filepath.Join("main_test.go", "x")}, "not a directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out, err strings.Builder
+			if code := run(context.Background(), tt.args, streams{&out, &err}); code != exitUsage {
+				t.Errorf("exit code %d, want %d", code, exitUsage)
+			}
+			if !strings.Contains(err.String(), tt.want) {
+				t.Errorf("stderr %q, want %q in it", err.String(), tt.want)
+			}
+			if out.Len() > 0 {
+				t.Errorf("stdout has %q", out.String())
+			}
+		})
+	}
+}
+
+func TestCyclonusIsStartedWithItsDefaultsButForWhatTheRaceNames(t *testing.T) {
+	for name, tt := range map[string]struct {
+		destination Destination
+		want        string
+	}{
+		"its default destination": {ToServiceName, ""},
+		"another destination":     {ToPodIP, " --destination-type pod-ip"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cyclonus{deadline: 2 * time.Second, destination: tt.destination}
+			want := "generate --include upstream-e2e --exclude= --server-protocol TCP,UDP --server-port 80,81 --retries 0 --job-timeout-seconds 2" + tt.want
+			if got := strings.Join(c.args(), " "); got != want {
+				t.Errorf("arguments %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestAResultReadsBackAsItWas(t *testing.T) {
+	_, want, _ := agreeing()
+	want.Contestant, want.Wall = "gapproof", 40*time.Second
+	path := filepath.Join(t.TempDir(), ourFile)
+	if err := want.write(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readResult(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}

@@ -20,6 +20,9 @@ import (
 	"k8s.io/client-go/transport/spdy"
 )
 
+// faultLimit bounds what is kept of a kubelet's message, which is one line.
+const faultLimit = 4096
+
 // ErrTunnelLost reports that the port-forward's connection ended: pod gone, kubelet or API server restarted.
 var ErrTunnelLost = errors.New("port-forward lost")
 
@@ -125,10 +128,12 @@ type stream struct {
 
 // watch reads what the kubelet says went wrong, such as a refused connection inside the pod; it ends with the stream.
 func (s *stream) watch() {
-	defer close(s.told)
-	message, err := io.ReadAll(io.LimitReader(s.faults, 4096)) // a kubelet's message is one line
+	message, err := io.ReadAll(io.LimitReader(s.faults, faultLimit))
 	if err == nil && len(message) > 0 {
 		s.fault = strings.TrimSpace(string(message))
+	}
+	close(s.told)
+	if s.fault != "" {
 		s.Reset() // nothing will come any more, and nothing else would wake a reader
 	}
 }

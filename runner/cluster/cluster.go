@@ -131,8 +131,8 @@ func (e *StepError) Error() string { return e.Step + ": " + e.Err.Error() }
 func (e *StepError) Unwrap() error { return e.Err }
 
 const (
-	// createLimit bounds kind: 26 s were measured on 2 cores with warm caches, minutes on hosts that swap.
-	createLimit = 10 * time.Minute
+	// kindLimit bounds kind: 26 s were measured on 2 cores with warm caches, minutes on hosts that swap.
+	kindLimit = 10 * time.Minute
 	// cleanupLimit bounds the removal after a failure, which the caller's context may no longer allow for.
 	cleanupLimit = time.Minute
 )
@@ -225,6 +225,7 @@ func steps() []step {
 		{"leftovers removed", (*up).findOrClear},
 		{"network, mirror and node image", (*up).prepare},
 		{"kind nodes created", (*up).createNodes},
+		{"outside names refused", (*up).closeDNS},
 		{"pod network installed", (*up).install},
 		{"nodes ready", (*up).awaitNodes},
 		{"cluster recorded", (*up).record},
@@ -240,8 +241,8 @@ func (u *up) walk(ctx context.Context) error {
 		u.progress(s.name, "", 0)
 		start := time.Now()
 		detail, err := s.do(u, ctx)
-		if err == nil {
-			err = ctx.Err() // a step that ended well all the same must not be followed by the next
+		if err == nil && ctx.Err() != nil {
+			err = ended(ctx) // a step that ended well all the same must not be followed by the next
 		}
 		if err != nil {
 			return u.fail(ctx, s.name, err)
@@ -260,7 +261,7 @@ func (u *up) fail(ctx context.Context, step string, err error) error {
 	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
 	var faults []error
-	finish := func() error { return nil }
+	finish := func() {}
 	if ctx.Err() == nil { // who presses Ctrl-C does not wait for logs
 		u.progress(step, "collecting logs", 0)
 		failed.Logs, finish, err = u.collectLogs(cleanup)
@@ -271,7 +272,7 @@ func (u *up) fail(ctx context.Context, step string, err error) error {
 		_, err := remove(cleanup, u.engine, u.o.Name, u.files)
 		faults = append(faults, err)
 	}
-	faults = append(faults, finish())
+	finish()
 	if err := errors.Join(faults...); err != nil {
 		return errors.Join(failed, fmt.Errorf("cleaning up: %w", err))
 	}
@@ -310,7 +311,7 @@ func (u *up) findOrClear(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if len(foreign) > 0 {
-		return "", fmt.Errorf("container %s carries the name but is not on network %s: %w", foreign[0].name, objectName(u.o.Name), ErrClusterExists)
+		return "", fmt.Errorf("looking for the cluster: %s has its name but was not made by gapproof: %w", foreign[0], ErrClusterExists)
 	}
 	r, err := readRecord(u.files.record())
 	if err != nil && !errors.Is(err, errNoRecord) {
@@ -319,13 +320,13 @@ func (u *up) findOrClear(ctx context.Context) (string, error) {
 	reason := "an earlier attempt had left it half-made"
 	if r != nil {
 		reason = "it was not healthy"
-		unhealthy := u.engine.healthy(ctx, own, r.Cluster)
+		unhealthy := u.engine.healthy(ctx, own, r)
 		if ctx.Err() != nil {
-			return "", ctx.Err()
+			return "", ended(ctx)
 		}
 		if unhealthy == nil {
-			if r.Lock != u.lock || r.Topology != u.o.Topology {
-				return "", fmt.Errorf("it is up with topology %s from lab %s, which is not what was asked for: %w", r.Topology, r.LabDir, ErrClusterExists)
+			if r.Lock != u.lock || r.Topology != u.o.Topology || r.PodNetwork != (u.o.Install != nil) {
+				return "", fmt.Errorf("looking for the cluster: it is up with topology %s from lab %s, which is not what was asked for: %w", r.Topology, r.LabDir, ErrClusterExists)
 			}
 			u.cluster = r.Cluster
 			u.cluster.Origin = Found
@@ -389,7 +390,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 }
 
 func (u *up) createNodes(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, createLimit, fmt.Errorf("not done within %v", createLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, kindLimit, fmt.Errorf("kind was not done within %v", kindLimit))
 	defer cancel()
 	l := kindLogger{log: u.o.Log, notice: func(line string) { u.progress("kind nodes created", line, 0) }}
 	if err := u.engine.createNodes(ctx, u.o.Name, u.tag, kindConfig(u.topology, u.files), u.files, l); err != nil {
@@ -417,7 +418,7 @@ func (u *up) record(context.Context) (string, error) {
 	}
 	r := &record{
 		Version: recordVersion, Name: u.o.Name, Topology: u.o.Topology, Lock: u.lock, LabDir: lab,
-		Created: time.Now().UTC(), Cluster: u.cluster,
+		Created: time.Now().UTC(), PodNetwork: u.o.Install != nil, Cluster: u.cluster,
 	}
 	return u.files.record(), r.write(u.files.record())
 }

@@ -81,51 +81,70 @@ func Down(ctx context.Context, name string, o DownOptions) (removed []string, er
 	return removed, nil
 }
 
+// removeRounds is how often remove looks again: a command that was under way when its Up was cancelled may have made something
+// behind the first look.
+const removeRounds = 3
+
 // remove removes whatever belongs to the cluster, going on after a fault so that as little as possible stays.
 func remove(ctx context.Context, e engine, name string, f files) ([]string, error) {
 	var removed []string
+	var faults error
+	for range removeRounds {
+		own, _, err := e.find(ctx, name)
+		if err != nil {
+			return removed, errors.Join(faults, err)
+		}
+		if own.empty() {
+			faults = nil // what failed is gone all the same
+			break
+		}
+		var gone []string
+		gone, faults = e.removeAll(ctx, own)
+		removed = append(removed, gone...)
+	}
+	if _, err := os.Stat(f.dir); err == nil {
+		if err := os.RemoveAll(f.dir); err != nil {
+			faults = errors.Join(faults, fmt.Errorf("removing the state: %w", err))
+		} else {
+			removed = append(removed, "directory "+f.dir)
+		}
+	}
+	return removed, faults
+}
+
+// removeAll removes belongings in the order in which the engine lets go of them.
+func (e engine) removeAll(ctx context.Context, own belongings) (removed []string, err error) {
 	var faults []error
-	own, _, err := e.find(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	var mirrorImages []string
-	if len(own.helpers) > 0 {
-		args := []string{"container", "inspect", "--format", "{{.Config.Image}}"}
-		for _, c := range own.helpers {
-			args = append(args, c.id)
-		}
-		// Without the names the images stay in the engine; the next Up of the same executable uses them again.
-		used, _ := e.lines(ctx, args...)
-		for _, i := range used {
-			if strings.HasPrefix(i, mirrorRepository+":") {
-				mirrorImages = append(mirrorImages, i)
-			}
-		}
-	}
-	gone, err := e.removeContainers(ctx, append(own.nodes, own.helpers...))
-	removed, faults = append(removed, gone...), append(faults, err)
+	mirrors := e.mirrorImages(ctx, own.helpers)
+	removed, err = e.removeContainers(ctx, append(own.nodes, own.helpers...))
+	faults = append(faults, err)
 	for _, n := range own.networks {
-		if _, err := e.docker(ctx, nil, "network", "rm", n); err != nil {
+		if _, err := e.docker(ctx, nil, "network", "rm", n); err != nil && !gone(err) {
 			faults = append(faults, fmt.Errorf("removing network %s: %w", n, err))
 			continue
 		}
 		removed = append(removed, "network "+n)
 	}
-	for _, i := range mirrorImages {
+	for _, i := range mirrors {
 		// Refused while another cluster's mirror runs from it, which is as it should be.
 		if _, err := e.docker(ctx, nil, "image", "rm", i); err == nil {
 			removed = append(removed, "image "+i)
 		}
 	}
-	if _, err := os.Stat(f.dir); err == nil {
-		if err := os.RemoveAll(f.dir); err != nil {
-			faults = append(faults, fmt.Errorf("removing the state: %w", err))
-		} else {
-			removed = append(removed, "directory "+f.dir)
+	return removed, errors.Join(faults...)
+}
+
+// mirrorImages are the images of ours that the containers run from. An image whose name cannot be had stays in the engine, where
+// the next Up of the same executable uses it again.
+func (e engine) mirrorImages(ctx context.Context, all []container) []string {
+	var out []string
+	for _, c := range all {
+		image, err := e.docker(ctx, nil, "container", "inspect", "--format", "{{.Config.Image}}", c.id)
+		if i := strings.TrimSpace(string(image)); err == nil && strings.HasPrefix(i, mirrorRepository+":") {
+			out = append(out, i)
 		}
 	}
-	return removed, errors.Join(faults...)
+	return out
 }
 
 // Info is one line of [List].

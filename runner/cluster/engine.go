@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	kindexec "sigs.k8s.io/kind/pkg/exec"
@@ -48,13 +50,13 @@ func (e *CommandError) Error() string {
 // Unwrap returns the reason.
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// fromKind gives an error of kind's library the form of this package's, so that callers find the output in one place.
+// fromKind gives a failed command of kind's library the form of this package's, so that callers find the output in one place.
 func fromKind(err error) error {
 	run := kindexec.RunErrorForError(err)
 	if run == nil {
 		return err
 	}
-	return fmt.Errorf("%w (kind: %w)", &CommandError{Args: run.Command, Output: tail(run.Output), Err: run.Inner}, err)
+	return &CommandError{Args: run.Command, Output: tail(run.Output), Err: run.Inner}
 }
 
 func tail(b []byte) string {
@@ -84,11 +86,37 @@ func newEngine() engine { return engine{run: runDocker} }
 func runDocker(ctx context.Context, c call) error {
 	cmd := exec.CommandContext(ctx, "docker", c.args...)
 	cmd.WaitDelay = killGrace
+	// A group of its own: Ctrl-C at a terminal must reach this process alone, which then ends its commands in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.in, c.out, c.err
 	err := cmd.Run()
 	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx) // "signal: killed" would be our own doing
+		return ended(ctx) // "signal: killed" would be our own doing
 	}
+	return err
+}
+
+// ended is why ctx is done: its error, and its cause where that says more.
+func ended(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// createLimit is how long the engine may take over making one network or starting one container.
+const createLimit = time.Minute
+
+// create runs a command that makes something. It is let run to its end even when ctx is cancelled meanwhile: the engine might
+// otherwise make the thing after the clean-up has looked for it.
+func (e engine) create(ctx context.Context, args ...string) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), createLimit)
+	defer cancel()
+	_, err := e.docker(whole, nil, args...)
 	return err
 }
 
@@ -129,7 +157,8 @@ func (e engine) check(ctx context.Context) (string, error) {
 type container struct {
 	id, name string
 	// state is docker's word: created, running, exited, …
-	state string
+	state    string
+	networks []string
 }
 
 // belongings are what one cluster has in the engine.
@@ -137,7 +166,6 @@ type belongings struct {
 	nodes    []container
 	helpers  []container // the mirror
 	networks []string
-	images   []string
 }
 
 func (b belongings) empty() bool {
@@ -153,58 +181,66 @@ const (
 	kindLabel = "io.x-k8s.kind.cluster"
 )
 
-// find lists what belongs to the cluster, and the containers that carry its kind name without being its own.
-func (e engine) find(ctx context.Context, name string) (own belongings, foreign []container, err error) {
-	mine := "label=" + Label + "=" + name
-	if own.networks, err = e.lines(ctx, "network", "ls", "--filter", mine, "--format", "{{.Name}}"); err != nil {
+// find lists what belongs to the cluster, and what carries its names without being its own.
+//
+// A node is the cluster's own when it has kind's label for the cluster and is attached, or was to be attached, to the cluster's
+// network. Nodes of somebody else's network of that name are not.
+func (e engine) find(ctx context.Context, name string) (own belongings, foreign []string, err error) {
+	networks, err := e.lines(ctx, "network", "ls", "--filter", "name=^"+objectName(name)+"$", "--format", fmt.Sprintf("{{.Name}}\t{{.Label %q}}", Label))
+	if err != nil {
 		return own, nil, fmt.Errorf("listing networks: %w", err)
 	}
-	if own.helpers, err = e.containers(ctx, "--filter", mine); err != nil {
+	taken := false
+	for _, line := range networks {
+		network, label, _ := strings.Cut(line, "\t")
+		if label == name {
+			own.networks = append(own.networks, network)
+		} else {
+			taken = true
+			foreign = append(foreign, "network "+network)
+		}
+	}
+	if own.helpers, err = e.containers(ctx, Label+"="+name); err != nil {
 		return own, nil, err
 	}
-	kindNodes := "label=" + kindLabel + "=" + objectName(name)
-	all, err := e.containers(ctx, "--filter", kindNodes)
+	nodes, err := e.containers(ctx, kindLabel+"="+objectName(name))
 	if err != nil {
 		return own, nil, err
 	}
-	if len(own.networks) > 0 {
-		if own.nodes, err = e.containers(ctx, "--filter", kindNodes, "--filter", "network="+objectName(name)); err != nil {
-			return own, nil, err
-		}
-	}
-	attached := map[string]bool{}
-	for _, c := range own.nodes {
-		attached[c.id] = true
-	}
-	for _, c := range all {
-		if !attached[c.id] {
-			foreign = append(foreign, c)
+	for _, c := range nodes {
+		if !taken && slices.Contains(c.networks, objectName(name)) {
+			own.nodes = append(own.nodes, c)
+		} else {
+			foreign = append(foreign, "container "+c.name)
 		}
 	}
 	return own, foreign, nil
 }
 
-func (e engine) containers(ctx context.Context, filters ...string) ([]container, error) {
-	args := append([]string{"container", "ls", "--all", "--no-trunc", "--format", "{{.ID}}\t{{.Names}}\t{{.State}}"}, filters...)
-	lines, err := e.lines(ctx, args...)
+// containers lists those that carry the label, running or not.
+func (e engine) containers(ctx context.Context, label string) ([]container, error) {
+	lines, err := e.lines(ctx, "container", "ls", "--all", "--no-trunc", "--filter", "label="+label,
+		"--format", "{{.ID}}\t{{.Names}}\t{{.State}}\t{{.Networks}}")
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
 	}
 	all := make([]container, 0, len(lines))
 	for _, line := range lines {
 		f := strings.Split(line, "\t")
-		if len(f) != 3 {
-			return nil, fmt.Errorf("listing containers: docker printed %q, want an id, a name and a state", line)
+		if len(f) < 3 {
+			return nil, fmt.Errorf("listing containers: docker printed %q, want an id, a name, a state and networks", line)
 		}
-		all = append(all, container{id: f[0], name: f[1], state: f[2]})
+		c := container{id: f[0], name: f[1], state: f[2]}
+		if len(f) > 3 { // lines are trimmed, and a container may have no network
+			c.networks = strings.Split(f[3], ",")
+		}
+		all = append(all, c)
 	}
 	return all, nil
 }
 
 // removeContainers removes containers with their anonymous volumes. One that is gone already is no error.
-func (e engine) removeContainers(ctx context.Context, all []container) ([]string, error) {
-	var removed []string
-	var faults []error
+func (e engine) removeContainers(ctx context.Context, all []container) (removed []string, err error) {
 	if len(all) == 0 {
 		return nil, nil
 	}
@@ -214,10 +250,9 @@ func (e engine) removeContainers(ctx context.Context, all []container) ([]string
 		removed = append(removed, "container "+c.name)
 	}
 	if _, err := e.docker(ctx, nil, args...); err != nil && !gone(err) {
-		faults = append(faults, fmt.Errorf("removing containers: %w", err))
-		removed = nil
+		return nil, fmt.Errorf("removing containers: %w", err)
 	}
-	return removed, errors.Join(faults...)
+	return removed, nil
 }
 
 // gone tells whether the command failed only because what it was to remove does not exist.

@@ -160,9 +160,10 @@ func (e engine) load(ctx context.Context, tag string, image v1.Image) error {
 		written <- err
 	}()
 	_, err = e.docker(ctx, r, "image", "load")
-	_ = r.CloseWithError(errors.New("the engine stopped reading")) // ends the writer when docker ended first
-	if writeErr := <-written; err == nil && writeErr != nil {
-		err = writeErr
+	stopped := errors.New("the engine stopped reading")
+	_ = r.CloseWithError(stopped) // ends the writer when docker ended first
+	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, stopped) {
+		err = errors.Join(writeErr, err) // the reason why the engine got a short archive
 	}
 	if err != nil {
 		return fmt.Errorf("loading %s into the engine: %w", tag, err)

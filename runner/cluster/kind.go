@@ -73,7 +73,7 @@ func (e engine) createNodes(ctx context.Context, name, image string, config *v1a
 		}
 		select {
 		case <-done:
-			return errors.Join(context.Cause(ctx), err)
+			return errors.Join(ended(ctx), err)
 		case <-tick.C:
 		}
 	}

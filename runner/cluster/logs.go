@@ -19,12 +19,12 @@ const (
 
 // collectLogs writes what explains a failure into a new directory beside the state: for every node the journal, kubelet's and
 // containerd's logs and /var/log with the logs of all pods (CNI and agents among them), then events, pods and nodes as the API
-// server knows them, and the mirror's log and access log. What cannot be had is left out and told in the error.
+// server knows them, and the mirror's log and access log. What cannot be had is left out, and told in missing.txt.
 //
 // kind's library knows no context, so it may still be at work when the limit has passed; finish waits for it and must be called
 // after the nodes were removed.
-func (u *up) collectLogs(ctx context.Context) (dir string, finish func() error, err error) {
-	finish = func() error { return nil }
+func (u *up) collectLogs(ctx context.Context) (dir string, finish func(), err error) {
+	finish = func() {}
 	dir = filepath.Join(u.files.logs, time.Now().UTC().Format(logsTime))
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return "", finish, fmt.Errorf("making the log directory: %w", err)
@@ -32,18 +32,23 @@ func (u *up) collectLogs(ctx context.Context) (dir string, finish func() error, 
 	ctx, cancel := context.WithTimeout(ctx, logsLimit)
 	defer cancel()
 	var faults []error
+	defer func() {
+		if missing := errors.Join(faults...); missing != nil && err == nil {
+			err = os.WriteFile(filepath.Join(dir, "missing.txt"), []byte(missing.Error()+"\n"), fileMode)
+		}
+	}()
 	if err := copyFile(filepath.Join(dir, accessLogName), u.files.accessLog()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		faults = append(faults, err)
 	}
 	own, _, err := u.engine.find(ctx, u.o.Name)
 	if err != nil {
-		return dir, finish, errors.Join(append(faults, err)...)
+		return dir, finish, err
 	}
 	for _, c := range own.helpers {
 		faults = append(faults, u.engine.capture(ctx, filepath.Join(dir, c.name+".log"), "container", "logs", c.id))
 	}
 	if len(own.nodes) == 0 {
-		return dir, finish, errors.Join(faults...)
+		return dir, finish, nil
 	}
 	done := make(chan error, 1)
 	go func() { done <- kindProvider(kindLogger{log: u.o.Log}).CollectLogs(objectName(u.o.Name), dir) }()
@@ -64,12 +69,9 @@ func (u *up) collectLogs(ctx context.Context) (dir string, finish func() error, 
 		}
 	case <-ctx.Done():
 		faults = append(faults, fmt.Errorf("collecting the nodes' logs: not done within %v", logsLimit))
-		finish = func() error {
-			<-done
-			return nil
-		}
+		finish = func() { <-done }
 	}
-	return dir, finish, errors.Join(faults...)
+	return dir, finish, nil
 }
 
 // capture writes everything a docker command prints into a file.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 const (
@@ -51,29 +53,25 @@ func (e engine) startMirror(ctx context.Context, name, image, labDir string, f f
 		"--mount", "type=bind,source=" + f.mirror() + ",target=/log",
 		image,
 	}
-	if _, err := e.docker(ctx, nil, append(args, MirrorCommand()...)...); err != nil {
+	if err := e.create(ctx, append(args, MirrorCommand()...)...); err != nil {
 		return fmt.Errorf("starting the mirror: %w", err)
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, mirrorLimit, fmt.Errorf("no answer within %v", mirrorLimit))
-	defer cancel()
-	err = poll(limited, mirrorInterval, func(ctx context.Context) (bool, error) {
-		if mirrorAnswers(ctx, address) == nil {
-			return true, nil
+	_, err = kube.Poll(ctx, "the mirror on "+address.String(), mirrorInterval, mirrorLimit, func(ctx context.Context) (bool, string, error) {
+		refused := mirrorAnswers(ctx, address)
+		if refused == nil {
+			return true, "", nil
 		}
-		state, err := e.docker(ctx, nil, "container", "inspect", "--format", "{{.State.Status}}", mirrorName(name))
+		out, err := e.docker(ctx, nil, "container", "inspect", "--format", "{{.State.Status}}", mirrorName(name))
 		if err != nil {
-			return false, fmt.Errorf("inspecting the mirror: %w", err)
+			return false, refused.Error(), fmt.Errorf("inspecting its container: %w", err)
 		}
-		if s := strings.TrimSpace(string(state)); s != "running" && s != "created" {
-			return false, fmt.Errorf("its container is %s", s)
+		if s := strings.TrimSpace(string(out)); s != "running" && s != "created" {
+			return false, "", fmt.Errorf("its container is %s", s)
 		}
-		return false, nil
+		return false, refused.Error(), nil
 	})
 	if err != nil {
-		if cause := context.Cause(limited); cause != nil && ctx.Err() == nil {
-			err = cause
-		}
-		return fmt.Errorf("waiting for the mirror on %s: %w", address, errors.Join(err, e.lastWords(ctx, mirrorName(name))))
+		return errors.Join(err, e.lastWords(ctx, mirrorName(name)))
 	}
 	return nil
 }

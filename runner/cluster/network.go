@@ -190,7 +190,7 @@ func (e engine) createNetwork(ctx context.Context, name string, alsoTaken []neti
 		if err != nil {
 			return netip.Prefix{}, err
 		}
-		_, err = e.docker(ctx, nil, "network", "create", "--driver", "bridge",
+		err = e.create(ctx, "network", "create", "--driver", "bridge",
 			"--subnet", subnet.String(), "--gateway", hostAddress(subnet, 1).String(), "--ip-range", upperHalf(subnet).String(),
 			"--opt", "com.docker.network.bridge.enable_ip_masquerade=false",
 			"--label", Label+"="+name, objectName(name))

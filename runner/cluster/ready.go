@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 const (
@@ -33,23 +35,22 @@ func (u *up) awaitNodes(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("making a client for cluster %s: %w", u.o.Name, err)
 	}
-	missing := errors.New("the API server was not asked yet")
-	limited, cancel := context.WithTimeout(ctx, nodesLimit)
-	defer cancel()
-	err = poll(limited, nodesInterval, func(ctx context.Context) (bool, error) {
+	what := "the nodes to register"
+	if u.o.Install != nil {
+		what = "the nodes to be Ready"
+	}
+	_, err = kube.Poll(ctx, what, nodesInterval, nodesLimit, func(ctx context.Context) (bool, string, error) {
 		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
-			missing = err
-			return false, nil // an API server under load may refuse one request
+			return false, err.Error(), nil // an API server under load may refuse one request
 		}
-		missing = nodesMissing(list.Items, u.cluster.Nodes, u.o.Install != nil)
-		return missing == nil, nil
+		if missing := nodesMissing(list.Items, u.cluster.Nodes, u.o.Install != nil); missing != nil {
+			return false, missing.Error(), nil
+		}
+		return true, "", nil
 	})
 	if err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		return "", fmt.Errorf("waiting %v for the nodes: %w", nodesLimit, missing)
+		return "", err
 	}
 	return fmt.Sprintf("%d nodes", len(u.cluster.Nodes)), nil
 }
@@ -87,7 +88,8 @@ func nodesMissing(have []corev1.Node, want []Node, ready bool) error {
 }
 
 // healthy says what keeps the recorded cluster from being used as it is; nil when nothing does.
-func (e engine) healthy(ctx context.Context, own belongings, c *Cluster) error {
+func (e engine) healthy(ctx context.Context, own belongings, r *record) error {
+	c := r.Cluster
 	ctx, cancel := context.WithTimeout(ctx, healthLimit)
 	defer cancel()
 	if len(own.nodes) != len(c.Nodes) {
@@ -117,5 +119,5 @@ func (e engine) healthy(ctx context.Context, own belongings, c *Cluster) error {
 	if err != nil {
 		return fmt.Errorf("listing nodes: %w", err)
 	}
-	return nodesMissing(list.Items, c.Nodes, true)
+	return nodesMissing(list.Items, c.Nodes, r.PodNetwork)
 }

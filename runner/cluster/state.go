@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gapproof/gapproof/images"
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 // ErrName reports a cluster name that cannot be one.
@@ -93,7 +94,9 @@ type record struct {
 	Lock     string    `json:"lock"` // digest of the lock
 	LabDir   string    `json:"labDir"`
 	Created  time.Time `json:"created"`
-	Cluster  *Cluster  `json:"cluster"`
+	// PodNetwork is whether one was installed; without it nodes cannot be Ready.
+	PodNetwork bool     `json:"podNetwork"`
+	Cluster    *Cluster `json:"cluster"`
 }
 
 // errNoRecord reports that there is no record of a complete cluster.
@@ -155,9 +158,13 @@ func (f files) writeHosts(mirror netip.AddrPort) error {
 	return nil
 }
 
-// lockInterval is how often a waiting process looks whether the lock file is free: often enough not to be noticed, and flock(2)
-// cannot be waited for together with a context.
-const lockInterval = 200 * time.Millisecond
+const (
+	// lockInterval is how often a waiting process looks whether the lock file is free: often enough not to be noticed, and flock(2)
+	// cannot be waited for together with a context.
+	lockInterval = 200 * time.Millisecond
+	// lockLimit is longer than one Up may take.
+	lockLimit = kindLimit + 5*time.Minute
+)
 
 // lockState keeps every other process, and every other goroutine of this one, from changing clusters below stateDir until
 // release is called. waiting is called once if it has to wait.
@@ -170,37 +177,20 @@ func lockState(ctx context.Context, stateDir string, waiting func()) (release fu
 		return nil, fmt.Errorf("opening the state's lock file: %w", err)
 	}
 	told := false
-	err = poll(ctx, lockInterval, func(context.Context) (bool, error) {
+	_, err = kube.Poll(ctx, "another gapproof to finish with "+stateDir, lockInterval, lockLimit, func(context.Context) (bool, string, error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			if !told && waiting != nil {
 				told = true
 				waiting()
 			}
-			return false, nil
+			return false, "its lock file is held", nil
 		}
-		return err == nil, err
+		return err == nil, "", err
 	})
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("waiting for the state's lock file: %w", err)
+		return nil, err
 	}
 	return f.Close, nil // closing the only descriptor releases the lock
-}
-
-// poll calls done at once and then every interval until it is true, fails, or ctx ends.
-func poll(ctx context.Context, interval time.Duration, done func(context.Context) (bool, error)) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		ok, err := done(ctx)
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
 }

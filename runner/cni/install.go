@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/gapproof/gapproof/images"
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 // FieldManager is the owner of applied fields, as the API server records it.
@@ -103,13 +106,13 @@ func Install(ctx context.Context, config *rest.Config, p Profile, labDir string,
 
 // apiServerEndpoint is the address at which the API server says it serves, the first where there are several.
 func apiServerEndpoint(ctx context.Context, client kubernetes.Interface) (netip.AddrPort, error) {
-	slices, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
+	published, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
 		LabelSelector: discoveryv1.LabelServiceName + "=kubernetes",
 	})
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("reading the API server's endpoints: %w", err)
 	}
-	for _, s := range slices.Items {
+	for _, s := range published.Items {
 		if len(s.Endpoints) == 0 || len(s.Endpoints[0].Addresses) == 0 || len(s.Ports) == 0 || s.Ports[0].Port == nil {
 			continue
 		}
@@ -202,30 +205,19 @@ func (a *applier) established(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, establishLimit)
-	defer cancel()
-	var missing []string
-	err := poll(limited, establishInterval, func(ctx context.Context) (bool, error) {
+	_, err := kube.Poll(ctx, "the CNI's CustomResourceDefinitions", establishInterval, establishLimit, func(ctx context.Context) (bool, string, error) {
 		list, err := a.client.Resource(definitionResource()).List(ctx, metav1.ListOptions{})
 		if err != nil {
-			return false, fmt.Errorf("listing CustomResourceDefinitions: %w", err)
+			return false, err.Error(), nil // an API server under load may refuse one request
 		}
 		served := map[string]bool{}
 		for i := range list.Items {
 			served[list.Items[i].GetName()] = hasCondition(&list.Items[i], "Established")
 		}
-		missing = missing[:0]
-		for _, n := range names {
-			if !served[n] {
-				missing = append(missing, n)
-			}
-		}
-		return len(missing) == 0, nil
+		missing := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return served[n] })
+		return len(missing) == 0, "not served: " + strings.Join(missing, ", "), nil
 	})
-	if err != nil {
-		return fmt.Errorf("waiting for %d CustomResourceDefinitions to be served, %v among them: %w", len(missing), missing, err)
-	}
-	return nil
+	return err
 }
 
 func hasCondition(u *unstructured.Unstructured, kind string) bool {
@@ -236,21 +228,4 @@ func hasCondition(u *unstructured.Unstructured, kind string) bool {
 		}
 	}
 	return false
-}
-
-// poll calls done at once and then every interval until it is true, fails, or ctx ends.
-func poll(ctx context.Context, interval time.Duration, done func(context.Context) (bool, error)) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		ok, err := done(ctx)
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
 }

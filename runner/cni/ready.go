@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 const (
@@ -37,7 +39,7 @@ type NotReadyError struct {
 	Pods []PodFault
 	// Events are the last warnings in the namespaces concerned, oldest first.
 	Events []string
-	// Err is why waiting ended: the context's error, the limit, or nil when it was hopeless to go on.
+	// Err is why waiting ended: the context's error, the limit, or a fault that waiting does not mend.
 	Err error
 }
 
@@ -63,14 +65,11 @@ func (f PodFault) String() string {
 	return s
 }
 
-// Error is one line: what is missing and the first pod's reason.
+// Error is one line: why waiting ended, what is missing, and the first pod's reason.
 func (e *NotReadyError) Error() string {
-	s := "waiting for " + strings.Join(e.Missing, "; ")
+	s := fmt.Sprintf("%v; missing: %s", e.Err, strings.Join(e.Missing, "; "))
 	if len(e.Pods) > 0 {
 		s += " (" + e.Pods[0].String() + ")"
-	}
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
 	}
 	return s
 }
@@ -97,41 +96,31 @@ func (e *NotReadyError) Details() string {
 // has a fault that waiting does not mend. The error is a [*NotReadyError].
 func Ready(ctx context.Context, client kubernetes.Interface, p Profile, o Options) error {
 	o.complete()
-	start := time.Now()
-	limited, cancel := context.WithTimeoutCause(ctx, o.Limit, fmt.Errorf("not ready within %v", o.Limit))
-	defer cancel()
 	w := waiter{client: client, targets: p.Ready}
 	var missing []string
-	var hopeless []PodFault
-	err := poll(limited, readyInterval, func(ctx context.Context) (bool, error) {
+	took, err := kube.Poll(ctx, "CNI "+p.Name, readyInterval, o.Limit, func(ctx context.Context) (bool, string, error) {
 		now, err := w.missing(ctx)
 		if err != nil {
-			o.Log.Debug("conditions not read", "err", err)
-			return false, nil // an API server under load may refuse one request; the limit bounds this
+			return false, err.Error(), nil // an API server under load may refuse one request; the limit bounds this
 		}
 		if len(now) > 0 && !slices.Equal(now, missing) {
 			o.Progress("waiting for " + strings.Join(now, "; "))
 		}
 		if missing = now; len(missing) == 0 {
-			return true, nil
+			return true, "", nil
 		}
 		faults, err := w.faults(ctx)
 		if err != nil {
-			o.Log.Debug("pods not read", "err", err)
-			return false, nil
+			return false, err.Error(), nil
 		}
-		hopeless = slices.DeleteFunc(faults, func(f PodFault) bool { return !f.hopeless() })
-		if len(hopeless) > 0 {
-			return false, errHopeless
+		if slices.ContainsFunc(faults, PodFault.hopeless) {
+			return false, "", errHopeless
 		}
-		return false, nil
+		return false, fmt.Sprintf("%d conditions do not hold", len(missing)), nil // NotReadyError names them
 	})
 	if err == nil {
-		o.Log.Debug("CNI ready", "took", time.Since(start))
+		o.Log.Debug("CNI ready", "cni", p.Name, "took", took)
 		return nil
-	}
-	if errors.Is(err, errHopeless) {
-		err = nil
 	}
 	if len(missing) == 0 {
 		missing = []string{"the API server to answer"}
@@ -141,8 +130,8 @@ func Ready(ctx context.Context, client kubernetes.Interface, p Profile, o Option
 	return w.explain(diagnose, &NotReadyError{Missing: missing, Err: err})
 }
 
-// errHopeless ends the polling; it never leaves this file.
-var errHopeless = errors.New("hopeless")
+// errHopeless is why the polling ends early.
+var errHopeless = errors.New("a pod has a fault that waiting does not mend")
 
 // waiter looks at the conditions of one profile in one cluster.
 type waiter struct {

@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// fakeEngine keeps networks, containers and images in memory and answers the docker commands this package uses. A command it does
+// not know fails the test.
+type fakeEngine struct {
+	t testing.TB
+
+	mu         sync.Mutex
+	networks   []*fakeNetwork
+	containers []*fakeContainer
+	images     map[string]fakeImage
+	commands   []string
+	// refuse makes the command with this prefix fail with this output.
+	refuse map[string]string
+	// before is called ahead of each command, outside the lock.
+	before func(args string)
+}
+
+type fakeNetwork struct{ name, label, subnet string }
+
+type fakeContainer struct {
+	id, name, state, image string
+	labels                 map[string]string
+	networks               []string
+}
+
+type fakeImage struct{ id, executable string }
+
+func newFake(t testing.TB) *fakeEngine {
+	return &fakeEngine{t: t, images: map[string]fakeImage{}, refuse: map[string]string{}}
+}
+
+func (f *fakeEngine) engine() engine { return engine{run: f.run} }
+
+// node adds a node container as kind would.
+func (f *fakeEngine) node(cluster, role string, networks ...string) {
+	name := cluster + "-" + role
+	f.containers = append(f.containers, &fakeContainer{
+		id: "id-" + name, name: name, state: "running", networks: networks, labels: map[string]string{kindLabel: cluster},
+	})
+}
+
+func (f *fakeEngine) names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, c := range f.containers {
+		out = append(out, "container "+c.name)
+	}
+	for _, n := range f.networks {
+		out = append(out, "network "+n.name)
+	}
+	for i := range f.images {
+		out = append(out, "image "+i)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (f *fakeEngine) run(ctx context.Context, c call) error {
+	line := strings.Join(c.args, " ")
+	if f.before != nil {
+		f.before(line)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.commands = append(f.commands, line)
+	out, err := f.answer(line, c)
+	if err != nil {
+		fmt.Fprintln(c.err, err)
+		return errors.New("exit status 1")
+	}
+	_, err = io.WriteString(c.out, out)
+	return err
+}
+
+// flag is the value after a flag, or all of them joined by commas.
+func flag(args []string, name string) string {
+	var all []string
+	for i := range args {
+		if args[i] == name && i+1 < len(args) {
+			all = append(all, args[i+1])
+		}
+	}
+	return strings.Join(all, ",")
+}
+
+func (f *fakeEngine) answer(line string, c call) (string, error) {
+	for prefix, output := range f.refuse {
+		if strings.HasPrefix(line, prefix) {
+			return "", errors.New(output)
+		}
+	}
+	var out strings.Builder
+	last := c.args[len(c.args)-1]
+	switch verb := strings.Join(c.args[:min(2, len(c.args))], " "); verb {
+	case "version --format":
+		return "20.10.24\n", nil
+	case "network ls":
+		name, byName := strings.CutPrefix(flag(c.args, "--filter"), "name=^")
+		for _, n := range f.networks {
+			switch {
+			case slices.Contains(c.args, "--quiet"):
+				fmt.Fprintln(&out, n.name)
+			case byName && n.name == strings.TrimSuffix(name, "$"):
+				fmt.Fprintf(&out, "%s\t%s\n", n.name, n.label)
+			case !byName && n.label != "":
+				fmt.Fprintln(&out, n.label)
+			}
+		}
+	case "network inspect":
+		type config struct{ Subnet string }
+		type ipam struct{ Config []config }
+		type network struct {
+			Name string
+			IPAM ipam
+		}
+		all := []network{}
+		for _, n := range f.networks {
+			all = append(all, network{n.name, ipam{[]config{{n.subnet}}}})
+		}
+		raw, err := json.Marshal(all)
+		return string(raw), err
+	case "network create":
+		n := &fakeNetwork{name: last, subnet: flag(c.args, "--subnet"), label: strings.TrimPrefix(flag(c.args, "--label"), Label+"=")}
+		f.networks = append(f.networks, n)
+	case "network rm":
+		before := len(f.networks)
+		f.networks = slices.DeleteFunc(f.networks, func(n *fakeNetwork) bool { return n.name == last })
+		if len(f.networks) == before {
+			return "", fmt.Errorf("Error: No such network: %s", last) //nolint:revive // docker's words
+		}
+	case "container ls":
+		key, value, _ := strings.Cut(strings.TrimPrefix(flag(c.args, "--filter"), "label="), "=")
+		for _, k := range f.containers {
+			if k.labels[key] == value {
+				fmt.Fprintf(&out, "%s\t%s\t%s\t%s\n", k.id, k.name, k.state, strings.Join(k.networks, ","))
+			}
+		}
+	case "container rm":
+		f.containers = slices.DeleteFunc(f.containers, func(k *fakeContainer) bool { return slices.Contains(c.args, k.id) })
+	case "container inspect":
+		for _, k := range f.containers {
+			if k.id == last || k.name == last {
+				return map[string]string{"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state}[flag(c.args, "--format")], nil
+			}
+		}
+		return "", fmt.Errorf("Error: No such container: %s", last) //nolint:revive // docker's words
+	case "container logs":
+		return "mirror: the lab has no lock\n", nil
+	case "run --detach":
+		key, value, _ := strings.Cut(flag(c.args, "--label"), "=")
+		image := c.args[len(c.args)-len(MirrorCommand())-1]
+		f.containers = append(f.containers, &fakeContainer{
+			id: "id-" + flag(c.args, "--name"), name: flag(c.args, "--name"), state: "exited", image: image,
+			labels: map[string]string{key: value}, networks: []string{flag(c.args, "--network")},
+		})
+	case "image inspect":
+		i, ok := f.images[last]
+		if !ok {
+			return "", fmt.Errorf("Error: No such image: %s", last) //nolint:revive // docker's words
+		}
+		if flag(c.args, "--format") == "{{.Id}}" {
+			return i.id, nil
+		}
+		return i.executable, nil
+	case "image load":
+		tag, image, err := readArchive(c.in)
+		if err != nil {
+			return "", err
+		}
+		f.images[tag] = image
+	case "image rm":
+		delete(f.images, last)
+	default:
+		f.t.Errorf("the code ran a docker command that the fake does not know: %s", line)
+		return "", errors.New("unknown command")
+	}
+	return out.String(), nil
+}

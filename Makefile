@@ -7,7 +7,6 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 GOFLAGS_ := -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 BIN      := bin/gapproof
 CLUSTER  ?= dev
-PEER     ?= race
 # Debian's docker.io is new on a bare host; its client may not be the first on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -29,7 +28,7 @@ images: host ## build every image of the lab from modules into the cache
 
 .PHONY: up
 up: images ## bring the lab cluster up (kind + Calico, everything from the mirror)
-	@$(BIN) up --cluster $(CLUSTER)
+	@$(BIN) up --replace --cluster $(CLUSTER)
 
 .PHONY: down
 down: build ## remove the lab cluster, its mirror and its network
@@ -47,22 +46,27 @@ demo: up ## from a bare host to a verified matrix, and a hole found
 lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go vet ./...
-	cd images/lint && go tool staticcheck ../../...
+	go tool -modfile=runner/internal/lint/go.mod staticcheck ./...
+	cd runner/e2e && go vet ./...
+	cd runner/race && go vet ./...
 
 .PHONY: unit
 unit: ## unit tests with the race detector (no cluster)
 	go test -race ./...
+	cd images/calico && go test ./start
 
 .PHONY: live
 live: images ## tests on a real cluster of their own
 	cd runner/e2e && GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 40m -v ./...
 
 .PHONY: test
-test: unit live ## everything CI runs
+test: host unit live ## everything CI runs
 
 .PHONY: race
-race: up ## the same 20 steps with gapproof and with cyclonus, on one cluster
-	cd runner/race && go run .
+race: host ## the same 20 steps with gapproof and with cyclonus, on one cluster
+	@$(BIN) bundle create --race
+	@$(BIN) up --replace --cluster $(CLUSTER)
+	cd runner/race && go run . --cluster $(CLUSTER)
 
 .PHONY: clean
 clean: build ## remove what dead runs left in the cluster, then the cluster

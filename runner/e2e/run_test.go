@@ -49,6 +49,18 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 					}
 				}
 			})
+			underDeny := false
+			for _, s := range rep.Scenarios {
+				if s.Name != "default-deny-both-ways" {
+					continue
+				}
+				for _, j := range s.Steps[0].Judgements {
+					underDeny = underDeny || j.Observed.Evidence == compare.Silent
+				}
+			}
+			if !underDeny {
+				t.Error("no attempt of default-deny-both-ways was judged: agents under a default deny were not reached")
+			}
 			if allows == 0 || denies == 0 {
 				t.Errorf("%d allows and %d denies observed; a catalogue that sees only one of them proves nothing", allows, denies)
 			}

@@ -34,7 +34,6 @@ type memory struct {
 	worlds   []*memoryWorld
 	states   []state // by time of acceptance, oldest first
 	nextIP   int
-	baseline int
 	ups      int
 }
 
@@ -216,8 +215,6 @@ func (w *memoryWorld) Close(context.Context) error {
 type memoryAgent struct {
 	m    *memory
 	name string
-	mu   sync.Mutex
-	got  []probes.Arrival
 }
 
 var errDead = errors.New("connection refused")

@@ -104,18 +104,18 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 		}
 	}
 	run := newRun()
-	target, image, prefix, err := a.connect(ctx, o.target, run)
+	at, err := a.connect(ctx, o.target, run)
 	if err != nil {
 		return err
 	}
-	seams := &seams{cluster: target, run: run, image: image, prefix: prefix, token: newToken(), log: a.log}
-	s := suite.New(seams, apply.New(target.Client, run), suite.Options{
+	seams := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
+	s := suite.New(seams, apply.New(at.Client, run), suite.Options{
 		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return a.replay(file, attempt, o.target) },
 	})
-	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, target.Context, target.Version)
+	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
 	rep, err := s.Run(ctx, all)
-	rep.Versions = a.versions(ctx, target, image)
+	rep.Versions = a.versions(ctx, at)
 	if len(rep.Scenarios) > 0 {
 		if e := a.write(rep, render, o.report); e != nil {
 			return errors.Join(err, e)
@@ -152,40 +152,52 @@ func load(args []string) ([]*scenarios.Scenario, error) {
 	return scenarios.Load(args...)
 }
 
-// connect loads the target and says which image and namespace prefix to use there.
-func (a *app) connect(ctx context.Context, t target, run string) (_ *kube.Cluster, image, prefix string, err error) {
-	path, lab := t.kubeconfig, false
-	if path == "" && t.context == "" {
-		path, lab = a.labKubeconfig(t.cluster), true
+// place is a cluster to run on and what goes there.
+type place struct {
+	*kube.Cluster
+	// image is the probe's; images are all that are known by digest.
+	image  string
+	images []string
+	// prefix goes before every namespace; empty in the lab.
+	prefix string
+}
+
+// connect loads the target and finds out which image and namespace prefix to use there.
+func (a *app) connect(ctx context.Context, t target, run string) (*place, error) {
+	path, p := t.kubeconfig, &place{image: t.image}
+	lab := path == "" && t.context == ""
+	if lab {
+		path = a.labKubeconfig(t.cluster)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, "", "", hinted{usageError{fmt.Errorf("finding lab cluster %q: it is not up", t.cluster)}, "gapproof up, or name a cluster with --kubeconfig"}
-		}
-	} else {
-		lab = path != "" && path == a.labKubeconfig(defaultCluster)
-	}
-	image = t.image
-	if image == "" {
-		if !lab {
-			return nil, "", "", hinted{usageError{errors.New("--probe-image: is needed with --kubeconfig, by digest")}, "gapproof run --help"}
+			return nil, hinted{usageError{fmt.Errorf("finding lab cluster %q: it is not up", t.cluster)}, "gapproof up, or name a cluster with --kubeconfig"}
 		}
 		lock, err := images.ReadLock(a.labDir())
 		if err != nil {
-			return nil, "", "", hinted{usageError{err}, "gapproof bundle create"}
+			return nil, hinted{usageError{err}, "gapproof bundle create"}
 		}
-		probe, err := lock.Find(images.ProbeImage)
-		if err != nil {
-			return nil, "", "", err
+		for _, i := range lock.Images {
+			p.images = append(p.images, i.Reference())
 		}
-		image = probe.Reference()
+		if p.image == "" {
+			probe, err := lock.Find(images.ProbeImage)
+			if err != nil {
+				return nil, err
+			}
+			p.image = probe.Reference()
+		}
+	} else {
+		switch {
+		case p.image == "":
+			return nil, hinted{usageError{errors.New("--probe-image: is needed outside the lab, by digest")}, "gapproof run --help"}
+		case !strings.Contains(p.image, "@sha256:"):
+			return nil, usageError{fmt.Errorf("--probe-image: %q is not pinned by digest", p.image)}
+		}
+		p.images = []string{p.image}
+		p.prefix = "gapproof-" + run + "-"
 	}
-	if !lab {
-		if !strings.Contains(image, "@sha256:") {
-			return nil, "", "", usageError{fmt.Errorf("--probe-image: %q is not pinned by digest", image)}
-		}
-		prefix = "gapproof-" + run + "-"
-	}
-	c, err := kube.Load(ctx, path, t.context)
-	return c, image, prefix, err
+	var err error
+	p.Cluster, err = kube.Load(ctx, path, t.context)
+	return p, err
 }
 
 // labDir is where the lab's images and lock are.
@@ -217,14 +229,14 @@ func quote(s string) string {
 }
 
 // versions asks what was tested with what. What cannot be asked is left empty: the run's verdicts do not depend on it.
-func (a *app) versions(ctx context.Context, c *kube.Cluster, image string) report.Versions {
-	v := report.Versions{Gapproof: version, Kubernetes: c.Version, Images: []string{image}}
-	if name, number, err := cni.Detect(ctx, c.Client); err != nil {
+func (a *app) versions(ctx context.Context, p *place) report.Versions {
+	v := report.Versions{Gapproof: version, Kubernetes: p.Version, Images: p.images}
+	if name, number, err := cni.Detect(ctx, p.Client); err != nil {
 		a.log.Warn("detecting the CNI", "err", err)
 	} else {
 		v.CNI = strings.TrimSpace(name + " " + number)
 	}
-	nodes, err := kube.Nodes(ctx, c.Client)
+	nodes, err := kube.Nodes(ctx, p.Client)
 	if err != nil {
 		a.log.Warn("listing nodes", "err", err)
 	}

@@ -19,22 +19,23 @@ import (
 
 func (a *app) up() *cobra.Command {
 	var name, topology string
-	var retain bool
+	var retain, replace bool
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Bring up a kind cluster with a real CNI, everything from the local mirror",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.clusterUp(c.Context(), name, topology, retain)
+			return a.clusterUp(c.Context(), name, topology, retain, replace)
 		},
 	}
 	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
 	c.Flags().StringVar(&topology, "topology", kindconfigs.Default, "one of "+strings.Join(kindconfigs.Names(), ", "))
 	c.Flags().BoolVar(&retain, "retain", false, "leave a cluster that could not be brought up as it is, to be looked at")
+	c.Flags().BoolVar(&replace, "replace", false, "replace a cluster of this name that was made from another lab or topology")
 	return c
 }
 
-func (a *app) clusterUp(ctx context.Context, name, topology string, retain bool) error {
+func (a *app) clusterUp(ctx context.Context, name, topology string, retain, replace bool) error {
 	lock, err := images.ReadLock(a.labDir())
 	if err != nil {
 		return hinted{usageError{err}, "gapproof bundle create"}
@@ -53,6 +54,13 @@ func (a *app) clusterUp(ctx context.Context, name, topology string, retain bool)
 		o.Retain = cluster.RetainOnFailure
 	}
 	made, err := cluster.Up(ctx, o)
+	if replace && errors.Is(err, cluster.ErrClusterExists) {
+		a.waitingFor("replacing the cluster: " + err.Error())
+		if _, err := cluster.Down(ctx, name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log}); err != nil {
+			return clusterError(err)
+		}
+		made, err = cluster.Up(ctx, o)
+	}
 	if err != nil {
 		return clusterError(err)
 	}
@@ -137,7 +145,7 @@ func clusterError(err error) error {
 	case errors.Is(err, cluster.ErrName):
 		return usageError{err}
 	case errors.Is(err, cluster.ErrClusterExists):
-		return hinted{usageError{err}, "gapproof down, or another --cluster name"}
+		return hinted{usageError{err}, "gapproof up --replace, or another --cluster name"}
 	case errors.As(err, &step) && step.Logs != "":
 		return hinted{err, "less " + quote(step.Logs)}
 	}

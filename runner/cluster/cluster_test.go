@@ -398,12 +398,12 @@ func TestTheEnvironmentIsPutBack(t *testing.T) {
 func TestKindsStatusLinesBecomeProgress(t *testing.T) {
 	var told []string
 	l := kindLogger{log: slog.New(slog.DiscardHandler), notice: func(s string) { told = append(told, s) }}
-	l.V(0).Infof(" • %s  ...\n", "Starting control-plane 🕹️")
+	l.V(0).Infof(" • %s  ...\n", "Preparing nodes 📦 📦 ")
 	l.V(0).Infof(" • %s  ...\n", "Writing configuration 📜")
 	l.V(0).Info(" ✓ Writing configuration 📜")
 	l.V(2).Info(" • too fine ...")
 	l.Warn("cgroup v1")
-	if diff := cmp.Diff([]string{"Starting control-plane", "Writing configuration"}, told); diff != "" {
+	if diff := cmp.Diff([]string{"Preparing nodes", "Writing configuration"}, told); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
 	var _ kindlog.Logger = l

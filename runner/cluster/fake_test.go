@@ -100,6 +100,11 @@ func flag(args []string, name string) string {
 	return strings.Join(all, ",")
 }
 
+// noSuch is in docker's words.
+func noSuch(kind, name string) error {
+	return fmt.Errorf("%s: No such %s: %s", "Error", kind, name)
+}
+
 func (f *fakeEngine) answer(line string, c call) (string, error) {
 	for prefix, output := range f.refuse {
 		if strings.HasPrefix(line, prefix) {
@@ -143,7 +148,7 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 		before := len(f.networks)
 		f.networks = slices.DeleteFunc(f.networks, func(n *fakeNetwork) bool { return n.name == last })
 		if len(f.networks) == before {
-			return "", fmt.Errorf("Error: No such network: %s", last) //nolint:revive // docker's words
+			return "", noSuch("network", last)
 		}
 	case "container ls":
 		key, value, _ := strings.Cut(strings.TrimPrefix(flag(c.args, "--filter"), "label="), "=")
@@ -160,7 +165,7 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 				return map[string]string{"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state}[flag(c.args, "--format")], nil
 			}
 		}
-		return "", fmt.Errorf("Error: No such container: %s", last) //nolint:revive // docker's words
+		return "", noSuch("container", last)
 	case "container logs":
 		return "mirror: the lab has no lock\n", nil
 	case "run --detach":
@@ -173,7 +178,7 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 	case "image inspect":
 		i, ok := f.images[last]
 		if !ok {
-			return "", fmt.Errorf("Error: No such image: %s", last) //nolint:revive // docker's words
+			return "", noSuch("image", last)
 		}
 		if flag(c.args, "--format") == "{{.Id}}" {
 			return i.id, nil

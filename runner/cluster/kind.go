@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 	kindcluster "sigs.k8s.io/kind/pkg/cluster"
@@ -142,11 +143,12 @@ func (l kindInfo) Info(m string) {
 	m = strings.TrimSpace(m)
 	l.log.Debug("kind", "message", m, "verbosity", int32(l.level))
 	if rest, ok := strings.CutPrefix(m, noticed); ok && l.level == 0 && l.notice != nil {
-		// kind ends its lines with an emoji and dots, which a log does not need.
-		rest = strings.TrimRight(strings.TrimSpace(rest), " .")
-		if i := strings.LastIndexByte(rest, ' '); i > 0 && rest[i+1] >= 0x80 {
-			rest = strings.TrimSpace(rest[:i])
+		// kind ends its lines with emojis and dots, which a log does not need.
+		words := strings.Fields(strings.TrimRight(rest, " ."))
+		for len(words) > 1 && words[len(words)-1][0] >= utf8.RuneSelf {
+			words = words[:len(words)-1]
 		}
+		rest = strings.Join(words, " ")
 		l.notice(rest)
 	}
 }

@@ -2,7 +2,9 @@ package cluster_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +25,7 @@ import (
 	"github.com/gapproof/gapproof/images"
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
+	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/mirror"
 )
 
@@ -169,6 +172,8 @@ func TestLiveClusterFromUpToDown(t *testing.T) {
 		}
 	})
 
+	t.Run("a pod network whose image nobody has is given up early", func(t *testing.T) { hopelessInstall(t, o, c) })
+
 	t.Run("an image outside the lock is asked of the mirror and of nobody else", func(t *testing.T) { unlockedPull(t, o, c, client) })
 
 	t.Run("down leaves nothing", func(t *testing.T) {
@@ -217,23 +222,18 @@ func unlockedPull(t *testing.T, o cluster.Options, c *cluster.Cluster, client ku
 	if err != nil {
 		t.Fatal(err)
 	}
-	reason, message := "", ""
-	for reason != "ImagePullBackOff" { // ErrImagePull comes first; the back-off shows that the kubelet has given up on it
-		if t.Context().Err() != nil || time.Since(pod.CreationTimestamp.Time) > time.Minute {
-			t.Fatalf("the pod's container is %q: %s; want ImagePullBackOff", reason, message)
+	// ErrImagePull comes first; the back-off shows that the kubelet has given up on it.
+	await(t, "the kubelet to give up on the image", func(ctx context.Context) (bool, string, error) {
+		pod, err = client.CoreV1().Pods("default").Get(ctx, "unlocked", metav1.GetOptions{})
+		if err != nil || len(pod.Status.ContainerStatuses) == 0 {
+			return false, "", err
 		}
-		if pod, err = client.CoreV1().Pods("default").Get(t.Context(), "unlocked", metav1.GetOptions{}); err != nil {
-			t.Fatal(err)
+		state := pod.Status.ContainerStatuses[0].State
+		if state.Waiting == nil {
+			return false, "", fmt.Errorf("the container is not waiting: %+v", state)
 		}
-		for _, s := range pod.Status.ContainerStatuses {
-			if s.State.Running != nil {
-				t.Fatalf("%s runs", image)
-			}
-			if s.State.Waiting != nil {
-				reason, message = s.State.Waiting.Reason, s.State.Waiting.Message
-			}
-		}
-	}
+		return state.Waiting.Reason == "ImagePullBackOff", state.Waiting.Reason + ": " + state.Waiting.Message, nil
+	})
 	for _, to := range tap.seen() {
 		if to != outside {
 			t.Errorf("a frame left the cluster's network for %s", to)
@@ -265,6 +265,63 @@ func unlockedPull(t *testing.T, o cluster.Options, c *cluster.Cluster, client ku
 	}
 	if asked == 0 {
 		t.Error("the mirror was never asked for the image")
+	}
+}
+
+// hopelessInstall installs a profile whose image is in a lock but not in the mirror's.
+func hopelessInstall(t *testing.T, o cluster.Options, c *cluster.Cluster) {
+	t.Helper()
+	const manifest = `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: hopeless, namespace: default}, spec: {
+		selector: {matchLabels: {app: hopeless}}, template: {metadata: {labels: {app: hopeless}}, spec: {
+			tolerations: [{operator: Exists}], containers: [{name: agent, image: "gapproof.dev/hopeless:v1"}]}}}}`
+	sum := sha256.Sum256([]byte(manifest))
+	dir, file := t.TempDir(), images.File{Path: "hopeless.yaml", SHA256: hex.EncodeToString(sum[:])}
+	if err := os.MkdirAll(filepath.Dir(images.FilePath(dir, file)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(images.FilePath(dir, file), []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock := &images.Lock{Version: images.LockVersion, Files: []images.File{file}, Images: []images.Image{
+		{Name: "gapproof.dev/hopeless", Tag: "v1", Digest: "sha256:" + strings.Repeat("0", 64)},
+	}}
+	profile := cni.Profile{Name: "hopeless", Manifest: file.Path, Ready: []cni.Target{{APIVersion: "apps/v1", Kind: "DaemonSet", Namespace: "default", Name: "hopeless"}}}
+	config, err := c.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err = cni.Install(t.Context(), config, profile, dir, lock, cni.Options{})
+	var failed *cni.NotReadyError
+	if !errors.As(err, &failed) || len(failed.Pods) == 0 || len(failed.Events) == 0 {
+		t.Fatalf("Install: %v, want a *NotReadyError with pods and events", err)
+	}
+	t.Logf("given up after %v: %v\n%s", time.Since(start), err, failed.Details())
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("it took %v to give up", took)
+	}
+	if err := client.AppsV1().DaemonSets("default").Delete(t.Context(), "hopeless", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// What the mirror refused here must not count against the next subtest.
+	if err := os.Truncate(c.AccessLog, 0); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the pods to be gone", func(ctx context.Context) (bool, string, error) {
+		list, err := client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=hopeless"})
+		return err == nil && len(list.Items) == 0, "", err
+	})
+}
+
+// await polls a condition of the live cluster for at most a minute.
+func await(t *testing.T, what string, condition func(context.Context) (bool, string, error)) {
+	t.Helper()
+	if _, err := kube.Poll(t.Context(), what, 250*time.Millisecond, time.Minute, condition); err != nil {
+		t.Fatal(err)
 	}
 }
 

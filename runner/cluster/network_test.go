@@ -95,12 +95,12 @@ func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 			f.refuse["network create"] = "Error response from daemon: Pool overlaps with other one on this address space"
 		}
 	}
-	subnet, err := f.engine().createNetwork(t.Context(), "a", prefixes("172.30.4.0/24"))
+	subnet, err := f.engine().createNetwork(t.Context(), "a", prefixes("172.30.3.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// 172.30.0 and .1 are another network's, .2 is refused; a host may have more of its own.
-	if subnet.Bits() != 24 || overlaps(subnet, prefixes("172.30.0.0/23", "172.30.2.0/24", "172.30.4.0/24")) {
+	// 172.30.0 and .1 are another network's, .2 is refused, .3 is for pods; a host may have more of its own.
+	if subnet.Bits() != 24 || overlaps(subnet, prefixes("172.30.0.0/23", "172.30.2.0/24", "172.30.3.0/24")) {
 		t.Errorf("got %s, which is taken", subnet)
 	}
 	create := f.commands[len(f.commands)-1]

@@ -264,6 +264,15 @@ func (f PodFault) hopeless() bool {
 // explain adds what the cluster can tell. What it cannot is left out: the error at hand matters more than the one of asking.
 func (w waiter) explain(ctx context.Context, e *NotReadyError) *NotReadyError {
 	e.Pods, _ = w.faults(ctx)
+	slices.SortStableFunc(e.Pods, func(a, b PodFault) int { // the one that ended the wait is told first
+		switch {
+		case a.hopeless() && !b.hopeless():
+			return -1
+		case b.hopeless() && !a.hopeless():
+			return 1
+		}
+		return 0
+	})
 	lines := int64(logLines)
 	for i, f := range e.Pods {
 		o := &corev1.PodLogOptions{Container: f.Container, TailLines: &lines, Previous: f.Restarts > 0}

@@ -95,6 +95,7 @@ func TestReadyGivesUpEarlyOnWhatWaitingDoesNotMend(t *testing.T) {
 		"an init container not reached yet": {"PodInitializing", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // three of them wait for their whole limit
 			warning := &corev1.Event{ObjectMeta: object("e"), Type: corev1.EventTypeWarning, Reason: "Failed", Message: "no such image",
 				InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "agent-x"}}
 			client := fake.NewClientset(daemonSet(func(s *appsv1.DaemonSetStatus) { s.NumberAvailable = 0 }), pod(tc.reason, tc.restarts), warning)

@@ -237,6 +237,7 @@ func TestContainerdsRequests(t *testing.T) {
 		"a locked path of another registry":               {"GET", "/v2/pause/manifests/3.10?ns=evil.example", 404, "", "NAME_UNKNOWN"},
 		"ns and the host in the path":                     {"GET", "/v2/registry.k8s.io/pause/manifests/3.10?ns=registry.k8s.io", 404, "", "NAME_UNKNOWN"},
 		"an index in the layout but not in the lock":      {"GET", "/v2/calico/node/manifests/" + hidden + "?ns=docker.io", 404, "", "MANIFEST_UNKNOWN"},
+		"a locked index of another repository":            {"GET", "/v2/calico/node/manifests/" + digestOf(t, l.index[pause]) + "?ns=docker.io", 404, "", "MANIFEST_UNKNOWN"},
 		"a blob of another repository":                    {"GET", "/v2/calico/node/blobs/" + other + "?ns=docker.io", 404, "", "BLOB_UNKNOWN"},
 		"a manifest asked for as a blob":                  {"GET", "/v2/calico/node/blobs/" + hidden + "?ns=docker.io", 404, "", "BLOB_UNKNOWN"},
 		"a blob by tag":                                   {"GET", "/v2/calico/node/blobs/v3.28.5?ns=docker.io", 400, "", "DIGEST_INVALID"},

@@ -56,8 +56,11 @@ unit: ## unit tests with the race detector (no cluster)
 	cd images/calico && go test ./start
 
 .PHONY: live
-live: images ## tests on a real cluster of their own
-	cd runner/e2e && GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 40m -v ./...
+live: images ## tests on the real engine and on real clusters of their own
+	GAPPROOF_LIVE=1 go test -count=1 ./runner/host
+	GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) GAPPROOF_LAB=$${XDG_CACHE_HOME:-$$HOME/.cache}/gapproof/lab \
+	  go test -count=1 -timeout 20m -run Live ./runner/cluster
+	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 30m -v ./...
 
 .PHONY: test
 test: host unit live ## everything CI runs

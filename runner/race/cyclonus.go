@@ -27,6 +27,7 @@ type cyclonus struct {
 	kubeconfig  string
 	deadline    time.Duration
 	destination Destination
+	exclude     []string
 	// cache is where its program is built.
 	cache    string
 	out      string
@@ -55,7 +56,7 @@ const (
 // errNamespaces reports namespaces of the world that exist already. Cyclonus would use them, and delete every policy in them.
 var errNamespaces = errors.New("namespaces exist already")
 
-// args are cyclonus' arguments. Without --exclude its defaults exclude the very tag that is included.
+// args are cyclonus' arguments. Without --exclude, even an empty one, its defaults exclude the very tag that is included.
 func (c cyclonus) args() []string {
 	protocols := make([]string, 0, len(worldProtocols()))
 	for _, p := range worldProtocols() {
@@ -66,7 +67,7 @@ func (c cyclonus) args() []string {
 		ports = append(ports, strconv.Itoa(int(p)))
 	}
 	args := []string{
-		"generate", "--include", raceTag, "--exclude=",
+		"generate", "--include", raceTag, "--exclude=" + strings.Join(c.exclude, ","),
 		"--server-protocol", strings.Join(protocols, ","), "--server-port", strings.Join(ports, ","),
 		"--retries", "0", "--job-timeout-seconds", strconv.Itoa(int(c.deadline / time.Second)),
 	}

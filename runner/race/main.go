@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"k8s.io/klog/v2"
 
 	"github.com/gapproof/gapproof/images"
+	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/host"
@@ -62,13 +64,14 @@ type options struct {
 	destination Destination
 	out         string
 	reuse       string
+	exclude     []string
 }
 
 func parse(args []string, s streams) (options, error) {
 	o := options{only: both, destination: ToServiceName}
 	f := flag.NewFlagSet("race", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // faults are told once, by run
-	f.StringVar(&o.cluster, "cluster", "lab", "lab cluster made by `gapproof up`")
+	f.StringVar(&o.cluster, "cluster", cluster.DefaultName, "lab cluster made by `gapproof up`")
 	f.Func("only", "ours, cyclonus or both (default both)", func(v string) error {
 		switch o.only = who(v); o.only {
 		case ours, theirs, both:
@@ -81,6 +84,7 @@ func parse(args []string, s streams) (options, error) {
 		o.destination, err = parseDestination(v)
 		return err
 	})
+	exclude := f.String("exclude", raceExclude, "leave out cases with one of these tags of cyclonus; empty for all 23 steps")
 	f.StringVar(&o.out, "out", "", "directory for scenarios, logs and results (default: race below gapproof's cache directory)")
 	f.StringVar(&o.reuse, "reuse", "", "do not run cyclonus; compare with the result an earlier race left in this directory")
 	err := f.Parse(args)
@@ -97,6 +101,9 @@ func parse(args []string, s streams) (options, error) {
 		return o, fmt.Errorf("%w: -deadline: %s is not whole seconds", errUsage, o.deadline)
 	case o.reuse != "" && o.only != both:
 		return o, fmt.Errorf("%w: -reuse stands for cyclonus' side, -only leaves one side out", errUsage)
+	}
+	if *exclude != "" {
+		o.exclude = strings.Split(*exclude, ",")
 	}
 	return o, nil
 }
@@ -145,7 +152,7 @@ func race(ctx context.Context, o options, s streams) (int, error) {
 			return 0, fmt.Errorf("%w: -reuse: %w", errUsage, err)
 		}
 	}
-	all, err := cases(filepath.Join(o.out, scenariosName))
+	all, err := cases(filepath.Join(o.out, scenariosName), o.exclude)
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +178,7 @@ func race(ctx context.Context, o options, s streams) (int, error) {
 		their = reused
 	case o.only != ours:
 		c := cyclonus{
-			cluster: l.cluster, kubeconfig: l.kubeconfig, deadline: o.deadline, destination: o.destination,
+			cluster: l.cluster, kubeconfig: l.kubeconfig, deadline: o.deadline, destination: o.destination, exclude: o.exclude,
 			cache: cache, out: o.out, progress: s.err,
 		}
 		if their, err = c.run(ctx); err != nil {

@@ -25,6 +25,7 @@ func TestWrongUsageEndsWithCode2BeforeAnythingIsDone(t *testing.T) {
 		"a destination that is none":   {[]string{"--destination-type", "node"}, "is not service-name"},
 		"a result of nobody":           {[]string{"--reuse", "nowhere", "--only", "ours"}, "leaves one side out"},
 		"a result that is not there":   {[]string{"--reuse", filepath.Join("no", "where")}, "reading a result"},
+		"a tag that cyclonus lacks":    {[]string{"--exclude", "nothing"}, "invalid tags: nothing"},
 		"a cluster that is not there":  {[]string{"--cluster", "nowhere", "--only", "ours"}, "is not up"},
 		"an out directory that is not": {[]string{"--out", filepath.Join("main_test.go", "x")}, "not a directory"},
 	} {
@@ -46,16 +47,19 @@ func TestWrongUsageEndsWithCode2BeforeAnythingIsDone(t *testing.T) {
 func TestCyclonusIsStartedWithItsDefaultsButForWhatTheRaceNames(t *testing.T) {
 	for name, tt := range map[string]struct {
 		destination Destination
+		exclude     []string
 		want        string
 	}{
-		"its default destination": {ToServiceName, ""},
-		"another destination":     {ToPodIP, " --destination-type pod-ip"},
+		"every case of the tag": {ToServiceName, nil,
+			"generate --include upstream-e2e --exclude= --server-protocol TCP,UDP --server-port 80,81 --retries 0 --job-timeout-seconds 2"},
+		"another destination, and cases left out": {ToPodIP, []string{"conflict", "delete-policy"},
+			"generate --include upstream-e2e --exclude=conflict,delete-policy --server-protocol TCP,UDP --server-port 80,81 --retries 0 " +
+				"--job-timeout-seconds 2 --destination-type pod-ip"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := cyclonus{deadline: 2 * time.Second, destination: tt.destination}
-			want := "generate --include upstream-e2e --exclude= --server-protocol TCP,UDP --server-port 80,81 --retries 0 --job-timeout-seconds 2" + tt.want
-			if got := strings.Join(c.args(), " "); got != want {
-				t.Errorf("arguments %q, want %q", got, want)
+			c := cyclonus{deadline: 2 * time.Second, destination: tt.destination, exclude: tt.exclude}
+			if got := strings.Join(c.args(), " "); got != tt.want {
+				t.Errorf("arguments %q, want %q", got, tt.want)
 			}
 		})
 	}

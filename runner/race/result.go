@@ -72,10 +72,10 @@ func parseDestination(s string) (Destination, error) {
 	return "", fmt.Errorf("%q is not %s, %s or %s", s, ToServiceName, ToServiceIP, ToPodIP)
 }
 
-// after is the time that the first n steps took together.
-func (r *Result) after(n int) time.Duration {
+// stepping is the time that the steps took together.
+func (r *Result) stepping() time.Duration {
 	var sum time.Duration
-	for _, s := range r.Steps[:min(n, len(r.Steps))] {
+	for _, s := range r.Steps {
 		sum += s.Took
 	}
 	return sum

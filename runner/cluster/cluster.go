@@ -101,6 +101,8 @@ type Cluster struct {
 	PodSubnets []netip.Prefix `json:"podSubnets"`
 	// Mirror is where the nodes pull from. It answers on this host too.
 	Mirror netip.AddrPort `json:"mirror"`
+	// Images are what its mirror serves: the lock's when the cluster was made. The lab may have been built anew since.
+	Images []images.Image `json:"images"`
 	// AccessLog is the path of the mirror's access log, which mirror.ReadAccessLog reads.
 	AccessLog string `json:"accessLog"`
 	Origin    Origin `json:"-"`
@@ -355,7 +357,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 	u.made = true
 	u.cluster = &Cluster{
 		Name: u.o.Name, Topology: u.o.Topology, Kubeconfig: u.files.kubeconfig(), Network: objectName(u.o.Name),
-		PodSubnets: podSubnets, AccessLog: u.files.accessLog(), Origin: Made,
+		PodSubnets: podSubnets, Images: u.o.Lock.Images, AccessLog: u.files.accessLog(), Origin: Made,
 	}
 	var loaded string
 	g, ctx := errgroup.WithContext(ctx)

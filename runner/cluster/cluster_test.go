@@ -408,3 +408,25 @@ func TestKindsStatusLinesBecomeProgress(t *testing.T) {
 	}
 	var _ kindlog.Logger = l
 }
+
+func TestFindingAClusterThatIsNotUpSaysSo(t *testing.T) {
+	if _, err := Find(t.TempDir(), "none"); !errors.Is(err, ErrNotUp) {
+		t.Errorf("no state: error %v, want ErrNotUp", err)
+	}
+	if _, err := Find(t.TempDir(), "No Name"); !errors.Is(err, ErrName) {
+		t.Errorf("no name: error %v, want ErrName", err)
+	}
+	dir := t.TempDir()
+	f := filesOf(dir, "made")
+	if err := os.MkdirAll(f.dir, dirMode); err != nil {
+		t.Fatal(err)
+	}
+	r := &record{Version: recordVersion, Cluster: &Cluster{Name: "made", Images: []images.Image{{Name: images.ProbeImage}}}}
+	if err := r.write(f.record()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Find(dir, "made")
+	if err != nil || got.Images[0].Name != images.ProbeImage {
+		t.Errorf("found %+v, %v; want the images it was made with", got, err)
+	}
+}

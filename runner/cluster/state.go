@@ -83,7 +83,7 @@ func (f files) accessLog() string  { return filepath.Join(f.mirror(), accessLogN
 const accessLogName = "access.jsonl"
 
 // recordVersion is the only version of cluster.json that this build reads.
-const recordVersion = 1
+const recordVersion = 2
 
 // record is cluster.json: what a cluster was made from. It is written when the cluster is complete, so its absence is the mark of
 // a half-made one.
@@ -97,6 +97,25 @@ type record struct {
 	// PodNetwork is whether one was installed; without it nodes cannot be Ready.
 	PodNetwork bool     `json:"podNetwork"`
 	Cluster    *Cluster `json:"cluster"`
+}
+
+// ErrNotUp reports that no complete cluster of that name is recorded.
+var ErrNotUp = errors.New("cluster is not up")
+
+// Find reads what was recorded when the cluster was complete; it does not ask whether it still runs. The error matches [ErrNotUp]
+// or [ErrName].
+func Find(stateDir, name string) (*Cluster, error) {
+	if err := checkName(name); err != nil {
+		return nil, fmt.Errorf("finding cluster %q: %w", name, err)
+	}
+	r, err := readRecord(filesOf(stateDir, name).record())
+	if errors.Is(err, errNoRecord) {
+		return nil, fmt.Errorf("finding cluster %q: %w", name, ErrNotUp)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("finding cluster %q: %w", name, err)
+	}
+	return r.Cluster, nil
 }
 
 // errNoRecord reports that there is no record of a complete cluster.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 )
@@ -21,14 +22,18 @@ for those that were killed.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path := t.kubeconfig
 			if path == "" && t.context == "" {
-				path = a.labKubeconfig(t.cluster)
+				lab, err := cluster.Find(a.clustersDir(), t.cluster)
+				if err != nil {
+					return clusterError(err)
+				}
+				path = lab.Kubeconfig
 			}
-			cluster, err := kube.Load(c.Context(), path, t.context)
+			at, err := kube.Load(c.Context(), path, t.context)
 			if err != nil {
 				return err
 			}
 			end := a.waiting("removing namespaces")
-			removed, err := fixture.Clean(c.Context(), cluster.Client, id)
+			removed, err := fixture.Clean(c.Context(), at.Client, id)
 			end()
 			for _, name := range removed {
 				fmt.Fprintf(a.out, "removed namespace %s\n", name)

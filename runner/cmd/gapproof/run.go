@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,23 +166,16 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 	path, p := t.kubeconfig, &place{image: t.image}
 	lab := path == "" && t.context == ""
 	if lab {
-		path = a.labKubeconfig(t.cluster)
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, hinted{usageError{fmt.Errorf("finding lab cluster %q: it is not up", t.cluster)}, "gapproof up, or name a cluster with --kubeconfig"}
-		}
-		lock, err := images.ReadLock(a.labDir())
+		c, err := cluster.Find(a.clustersDir(), t.cluster)
 		if err != nil {
-			return nil, hinted{usageError{err}, "gapproof bundle create"}
+			return nil, clusterError(err)
 		}
-		for _, i := range lock.Images {
+		path = c.Kubeconfig
+		for _, i := range c.Images {
 			p.images = append(p.images, i.Reference())
-		}
-		if p.image == "" {
-			probe, err := lock.Find(images.ProbeImage)
-			if err != nil {
-				return nil, err
+			if i.Name == images.ProbeImage && p.image == "" {
+				p.image = i.Reference()
 			}
-			p.image = probe.Reference()
 		}
 	} else {
 		switch {

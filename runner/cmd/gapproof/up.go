@@ -116,11 +116,11 @@ func (a *app) kubeconfig() *cobra.Command {
 		Short: "Print the path of a lab cluster's kubeconfig",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path := a.labKubeconfig(name)
-			if _, err := os.Stat(path); err != nil {
-				return hinted{usageError{fmt.Errorf("finding the kubeconfig of cluster %s: %w", name, err)}, "gapproof up"}
+			made, err := cluster.Find(a.clustersDir(), name)
+			if err != nil {
+				return clusterError(err)
 			}
-			fmt.Fprintln(a.out, path)
+			fmt.Fprintln(a.out, made.Kubeconfig)
 			return nil
 		},
 	}
@@ -131,11 +131,6 @@ func (a *app) kubeconfig() *cobra.Command {
 // clustersDir is where clusters keep their files.
 func (a *app) clustersDir() string { return filepath.Join(a.stateDir, "clusters") }
 
-// labKubeconfig is the path of a lab cluster's kubeconfig, whether or not it exists.
-func (a *app) labKubeconfig(name string) string {
-	return filepath.Join(a.clustersDir(), name, "kubeconfig")
-}
-
 // clusterError makes what the user can mend a usage error with a hint, and names the logs of a failed step.
 func clusterError(err error) error {
 	var step *cluster.StepError
@@ -144,6 +139,8 @@ func clusterError(err error) error {
 		return nil
 	case errors.Is(err, cluster.ErrName):
 		return usageError{err}
+	case errors.Is(err, cluster.ErrNotUp):
+		return hinted{usageError{err}, "gapproof up, or name a cluster with --kubeconfig"}
 	case errors.Is(err, cluster.ErrClusterExists):
 		return hinted{usageError{err}, "gapproof up --replace, or another --cluster name"}
 	case errors.As(err, &step) && step.Logs != "":

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/gapproof/gapproof/images"
 	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	kindlog "sigs.k8s.io/kind/pkg/log"
 )

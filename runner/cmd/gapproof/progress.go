@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/gapproof/gapproof/runner/bundle"
@@ -39,5 +40,11 @@ func (a *app) step(step, detail string, took time.Duration) {
 	a.done(what, took)
 }
 
-// waitingFor prints what a wait is for, whenever that changes.
-func (a *app) waitingFor(detail string) { fmt.Fprintf(a.err, "  … %s\n", detail) }
+// waitingFor prints what a wait is for, whenever that changes: the first of several conditions, and how many more there are.
+func (a *app) waitingFor(detail string) {
+	first, rest, several := strings.Cut(detail, "; ")
+	if several {
+		first = fmt.Sprintf("%s (and %d more)", first, 1+strings.Count(rest, "; "))
+	}
+	fmt.Fprintf(a.err, "  … %s\n", first)
+}

@@ -20,7 +20,7 @@ const (
 )
 
 // Judge holds what was observed against what was promised. Replay is left empty, for a judgement does not know its file; see
-// [Judgement.WithReplay].
+// [Replay].
 func Judge(p plan.Planned, promise plan.Promise, o probes.Observation) Judgement {
 	j := Judgement{Attempt: p, Promise: promise, Facts: o}
 	if promise.Backends != nil {
@@ -32,24 +32,6 @@ func Judge(p plan.Planned, promise plan.Promise, o probes.Observation) Judgement
 	j.Observed = Observe(o, p)
 	j.judge()
 	return j
-}
-
-// Step judges every attempt of one step of a plan and fills in the replay commands. The observations are in the order of the plan's
-// attempts; it returns an error when their number differs. An attempt that was never made has the zero Observation and is
-// inconclusive.
-func Step(p *plan.Plan, step int, observations []probes.Observation) ([]Judgement, error) {
-	if step < 0 || step >= len(p.Steps) {
-		return nil, fmt.Errorf("judging step %d of scenario %s: it has %d", step, p.Name, len(p.Steps))
-	}
-	if len(observations) != len(p.Attempts) {
-		return nil, fmt.Errorf("judging step %s of scenario %s: %d observations for %d attempts",
-			p.Steps[step].Name, p.Name, len(observations), len(p.Attempts))
-	}
-	judgements := make([]Judgement, len(observations))
-	for i, o := range observations {
-		judgements[i] = Judge(p.Attempts[i], p.Steps[step].Promises[i], o).WithReplay(p.Scenario.File)
-	}
-	return judgements, nil
 }
 
 // judge fills Result, Class, Culprit and Reason.

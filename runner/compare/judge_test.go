@@ -11,7 +11,6 @@ import (
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
-	"github.com/gapproof/gapproof/scenarios"
 )
 
 var (
@@ -192,29 +191,6 @@ func TestDecidersForADenyAreTheDirectionsThatDeny(t *testing.T) {
 	}
 }
 
-func TestAStepIsJudgedInTheOrderOfItsAttempts(t *testing.T) {
-	p := &plan.Plan{
-		Name: "s", Scenario: &scenarios.Scenario{File: "my scenarios/s.yaml"}, Attempts: []plan.Planned{toPod, toSelf},
-		Steps: []plan.Step{{Name: "one", Promises: []plan.Promise{promise(reach.Unknown, reach.Deny), promise(reach.Unknown, reach.Allow)}}},
-	}
-	got, err := compare.Step(p, 0, []probes.Observation{delivered, observation(probes.Replied, responder("x/a"))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got[0].Class != compare.Hole || got[1].Result != compare.Pass {
-		t.Errorf("got %s and %s", got[0].Result, got[1].Result)
-	}
-	if want := `gapproof run 'my scenarios/s.yaml' --attempt 'x/a>y/b:TCP/80'`; got[0].Replay != want || got[1].Replay != "" {
-		t.Errorf("replay is %q and %q, want %q and none", got[0].Replay, got[1].Replay, want)
-	}
-	if _, err := compare.Step(p, 0, []probes.Observation{delivered}); err == nil {
-		t.Error("one observation for two attempts was judged")
-	}
-	if _, err := compare.Step(p, 1, nil); err == nil {
-		t.Error("a step that is not there was judged")
-	}
-}
-
 func TestTheExitCodeFollowsTheWorstResult(t *testing.T) {
 	j := func(r compare.Result, c compare.Class) compare.Judgement {
 		return compare.Judgement{Result: r, Class: c}
@@ -269,6 +245,9 @@ func TestReplayIsQuotedForAShell(t *testing.T) {
 		if got := compare.Replay(tt.file, tt.id); got != tt.want {
 			t.Errorf("got %s, want %s", got, tt.want)
 		}
+	}
+	if got, want := compare.Replay("a.yaml", "x", "--cluster", "my lab"), "gapproof run a.yaml --attempt x --cluster 'my lab'"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -39,7 +39,7 @@ func Build(s *scenarios.Scenario, f Facts) (*Plan, error) {
 	if err := errors.Join(b.faults...); err != nil {
 		return nil, fmt.Errorf("planning scenario %s: %w", s.Metadata.Name, err)
 	}
-	p := &Plan{Scenario: s, Name: s.Metadata.Name, Invented: f.Invented, Initial: b.initialWorld(), Steps: steps}
+	p := &Plan{Scenario: s, Name: s.Metadata.Name, Invented: f.Invented, Steps: steps}
 	for _, a := range b.attempts {
 		p.Attempts = append(p.Attempts, a.Planned)
 	}

@@ -4,7 +4,7 @@
 // attempts that are the same in every step, and one [Step] per step of the scenario with the policies and labels in effect after it
 // and one [Promise] per attempt. A promise holds two verdicts that never overwrite each other: intended, which a person wrote under
 // expect, and derived, which runner/reach computes. [Offline] invents facts so that a plan can be read without any cluster,
-// [Plan.Only] narrows a plan to the attempt a replay names, [Plan.Undo] lists what brings the world back, and [GroupByWorld] finds
+// [Plan.Only] narrows a plan to the attempt a replay names, and [GroupByWorld] finds
 // the scenarios that can share one fixture.
 //
 // What is planned: every pod to every pod on each port it listens on, itself included; every pod to every port of every Service by

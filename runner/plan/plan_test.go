@@ -254,19 +254,6 @@ steps:
 			t.Errorf("step %s: b %s, c %s, want %s, %s", p.Steps[tt.step].Name, b, c, tt.b, tt.c)
 		}
 	}
-	if got := p.Initial.Namespaces[1].Labels["tier"]; got != "web" {
-		t.Errorf("the initial world was relabelled: tier=%q", got)
-	}
-
-	web := "web"
-	want := []plan.Change{
-		{Delete: "y/deny-web"},
-		{Relabel: &plan.Relabel{Namespace: "y", Labels: map[string]*string{"tier": &web, "new": nil}}},
-		{Relabel: &plan.Relabel{Namespace: "y", Pod: "b", Labels: map[string]*string{"app": &web}}},
-	}
-	if diff := cmp.Diff(want, p.Undo()); diff != "" {
-		t.Errorf("undo (-want +got):\n%s", diff)
-	}
 }
 
 func TestAPrefixIsPutBeforeTheWorldsNamespacesAlone(t *testing.T) {

@@ -114,11 +114,9 @@ type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`
 	// Invented tells that the addresses are not a cluster's; see [Facts].
-	Invented bool `json:"invented,omitempty"`
-	// Initial is the world before the first step, with the cluster's names and the resolver.
-	Initial  reach.World `json:"-"`
-	Attempts []Planned   `json:"attempts"`
-	Steps    []Step      `json:"steps"`
+	Invented bool      `json:"invented,omitempty"`
+	Attempts []Planned `json:"attempts"`
+	Steps    []Step    `json:"steps"`
 }
 
 // Step is one step with the state it leads to.

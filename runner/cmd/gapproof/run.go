@@ -18,6 +18,7 @@ import (
 	"github.com/gapproof/gapproof/runner/apply"
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
+	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/suite"
@@ -62,6 +63,7 @@ func (a *app) run() *cobra.Command {
 Before any policy every attempt must be delivered; a deny passes only when both ends are proven alive and nothing arrived.
 What could not be told is inconclusive, never green.`,
 		Example: `  gapproof run                                   # the whole catalogue on the lab
+  gapproof run catalogue:ipBlock                 # a folder of it
   gapproof run scenarios/examples -o junit
   gapproof run my.yaml --attempt 'x/a>y/b:TCP/80'  # repeat one attempt
   gapproof run my.yaml --kubeconfig prod.yaml --probe-image registry.example/gapproof-probe@sha256:…`,
@@ -110,7 +112,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	seams := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
 	s := suite.New(seams, apply.New(at.Client, run), suite.Options{
 		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
-		Replay: func(file, attempt string) string { return a.replay(file, attempt, o.target) },
+		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
 	rep, err := s.Run(ctx, all)
@@ -143,12 +145,52 @@ func newToken() string {
 	return hex.EncodeToString(b[:])
 }
 
-// load reads the named scenarios, or the shipped catalogue when none is named.
+// shipped is how the embedded catalogue is named on the command line: "catalogue:" and a path in it.
+const shipped = "catalogue:"
+
+// load reads the named scenarios, or the shipped catalogue when none is named. Arguments that begin with "catalogue:" are read from
+// the catalogue in the binary, so that a scenario can be repeated where there is no checkout.
 func load(args []string) ([]*scenarios.Scenario, error) {
 	if len(args) == 0 {
-		return scenarios.LoadFS(catalogue.FS, ".")
+		args = []string{shipped + "."}
 	}
-	return scenarios.Load(args...)
+	var files, inside []string
+	for _, arg := range args {
+		if path, ok := strings.CutPrefix(arg, shipped); ok {
+			inside = append(inside, path)
+		} else {
+			files = append(files, arg)
+		}
+	}
+	var all []*scenarios.Scenario
+	var faults scenarios.Faults
+	read := func(paths []string, load func(...string) ([]*scenarios.Scenario, error)) ([]*scenarios.Scenario, error) {
+		if len(paths) == 0 {
+			return nil, nil
+		}
+		got, err := load(paths...)
+		var some scenarios.Faults
+		if errors.As(err, &some) {
+			faults = append(faults, some...)
+			return nil, nil
+		}
+		return got, err
+	}
+	own, err := read(inside, func(paths ...string) ([]*scenarios.Scenario, error) { return scenarios.LoadFS(catalogue.FS, paths...) })
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range own {
+		s.File = shipped + s.File
+	}
+	all, err = read(files, scenarios.Load)
+	if err != nil {
+		return nil, err
+	}
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return append(own, all...), nil
 }
 
 // place is a cluster to run on and what goes there.
@@ -195,29 +237,17 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 // labDir is where the lab's images and lock are.
 func (a *app) labDir() string { return filepath.Join(a.cacheDir, "lab") }
 
-// replay is the command that repeats one attempt.
-func (a *app) replay(file, attempt string, t target) string {
-	words := []string{"gapproof", "run"}
-	if file != "" {
-		words = append(words, quote(file))
-	}
-	words = append(words, "--attempt", quote(attempt))
+// replay is the command that repeats one attempt on the same target.
+func replay(file, attempt string, t target) string {
+	var flags []string
 	for _, f := range []struct{ name, value, usual string }{
 		{"--cluster", t.cluster, defaultCluster}, {"--kubeconfig", t.kubeconfig, ""}, {"--context", t.context, ""}, {"--probe-image", t.image, ""},
 	} {
 		if f.value != f.usual {
-			words = append(words, f.name, quote(f.value))
+			flags = append(flags, f.name, f.value)
 		}
 	}
-	return strings.Join(words, " ")
-}
-
-// quote is s as one word of a POSIX shell.
-func quote(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,") == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return compare.Replay(file, attempt, flags...)
 }
 
 // versions asks what was tested with what. What cannot be asked is left empty: the run's verdicts do not depend on it.

@@ -15,6 +15,7 @@ import (
 	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
+	"github.com/gapproof/gapproof/runner/compare"
 )
 
 func (a *app) up() *cobra.Command {
@@ -69,7 +70,7 @@ func (a *app) clusterUp(ctx context.Context, name, topology string, retain, repl
 		state = "was up already"
 	}
 	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), labProfile, time.Since(started).Seconds())
-	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", quote(made.Kubeconfig))
+	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", compare.ShellQuote(made.Kubeconfig))
 	return nil
 }
 
@@ -144,7 +145,7 @@ func clusterError(err error) error {
 	case errors.Is(err, cluster.ErrClusterExists):
 		return hinted{usageError{err}, "gapproof up --replace, or another --cluster name"}
 	case errors.As(err, &step) && step.Logs != "":
-		return hinted{err, "less " + quote(step.Logs)}
+		return hinted{err, "less " + compare.ShellQuote(step.Logs)}
 	}
 	return err
 }

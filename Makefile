@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/gapproof (static)
@@ -55,15 +55,15 @@ unit: ## unit tests with the race detector (no cluster)
 	go test -race ./...
 	cd images/calico && go test ./start
 
-.PHONY: live
-live: images ## tests on the real engine and on real clusters of their own
+.PHONY: e2e
+e2e: images ## tests on the real engine and on real clusters of their own
 	GAPPROOF_LIVE=1 go test -count=1 ./runner/host
 	GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) GAPPROOF_LAB=$${XDG_CACHE_HOME:-$$HOME/.cache}/gapproof/lab \
 	  go test -count=1 -timeout 20m -run Live ./runner/cluster
 	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 30m -v ./...
 
 .PHONY: test
-test: host unit live ## everything CI runs
+test: host unit e2e ## everything CI runs
 
 .PHONY: race
 race: host ## the same 20 steps with gapproof and with cyclonus, on one cluster

@@ -30,12 +30,12 @@ import (
 )
 
 // The live tests wire the packages as the command does, on clusters of their own. They need an engine, a lab directory and a
-// static gapproof: `make live` supplies all three.
+// static gapproof: `make e2e` supplies all three.
 
 func liveOptions(t *testing.T, name string) cluster.Options {
 	t.Helper()
 	if os.Getenv("GAPPROOF_LIVE") != "1" {
-		t.Skip("brings up real clusters: run `make live`, or set GAPPROOF_LIVE=1, GAPPROOF_LAB and GAPPROOF_BIN")
+		t.Skip("brings up real clusters: run `make e2e`, or set GAPPROOF_LIVE=1, GAPPROOF_LAB and GAPPROOF_BIN")
 	}
 	dir, binary := os.Getenv("GAPPROOF_LAB"), os.Getenv("GAPPROOF_BIN")
 	if dir == "" || binary == "" {

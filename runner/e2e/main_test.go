@@ -23,7 +23,7 @@ var live env.Environment
 func TestMain(m *testing.M) {
 	binary := os.Getenv("GAPPROOF_BIN")
 	if binary == "" {
-		fmt.Fprintln(os.Stderr, "e2e: GAPPROOF_BIN names no binary; `make live` builds one and prepares the host")
+		fmt.Fprintln(os.Stderr, "e2e: GAPPROOF_BIN names no binary; `make e2e` builds one and prepares the host")
 		os.Exit(1)
 	}
 	live = env.New()

@@ -77,13 +77,10 @@ func (c cyclonus) args() []string {
 	return args
 }
 
-// run builds cyclonus, runs it to its end and reads what it printed. The namespaces it made, which it leaves, are removed outside of its time.
-func (c cyclonus) run(ctx context.Context) (_ *Result, err error) {
+// run runs the program that build built to its end and reads what it printed. The namespaces it made, which it leaves, are removed outside of
+// its time.
+func (c cyclonus) run(ctx context.Context, program string) (_ *Result, err error) {
 	if err := c.refuseExisting(ctx); err != nil {
-		return nil, err
-	}
-	program, err := c.build(ctx)
-	if err != nil {
 		return nil, err
 	}
 	defer func() {

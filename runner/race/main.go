@@ -67,6 +67,9 @@ type options struct {
 	exclude     []string
 }
 
+// runsCyclonus tells whether cyclonus is run, and not left out or replaced by what an earlier race left.
+func (o options) runsCyclonus() bool { return o.only != ours && o.reuse == "" }
+
 func parse(args []string, s streams) (options, error) {
 	o := options{only: both, destination: ToServiceName}
 	f := flag.NewFlagSet("race", flag.ContinueOnError)
@@ -160,10 +163,20 @@ func race(ctx context.Context, o options, s streams) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c := cyclonus{
+		cluster: l.cluster, kubeconfig: l.kubeconfig, deadline: o.deadline, destination: o.destination, exclude: o.exclude,
+		cache: cache, out: o.out, progress: s.err,
+	}
+	program := ""
+	if o.runsCyclonus() { // a build that breaks should do so before our side has run
+		if program, err = c.build(ctx); err != nil {
+			return 0, err
+		}
+	}
 	page := page{to: s.out}
 	page.head(l, all, o)
 
-	var our, their *Result
+	our, their := (*Result)(nil), reused
 	if o.only != theirs {
 		g := gapproof{cluster: l.cluster, probe: l.probe, deadline: o.deadline, out: o.out, progress: s.err}
 		if our, err = g.run(ctx, all); err != nil {
@@ -173,15 +186,8 @@ func race(ctx context.Context, o options, s streams) (int, error) {
 			return 0, err
 		}
 	}
-	switch {
-	case reused != nil:
-		their = reused
-	case o.only != ours:
-		c := cyclonus{
-			cluster: l.cluster, kubeconfig: l.kubeconfig, deadline: o.deadline, destination: o.destination, exclude: o.exclude,
-			cache: cache, out: o.out, progress: s.err,
-		}
-		if their, err = c.run(ctx); err != nil {
+	if o.runsCyclonus() {
+		if their, err = c.run(ctx, program); err != nil {
 			return 0, err
 		}
 		if err := their.write(filepath.Join(o.out, theirFile)); err != nil {
@@ -240,7 +246,7 @@ func findLab(ctx context.Context, o options, labDir string) (*lab, error) {
 	if l.probe, err = lock.Find(images.ProbeImage); err != nil {
 		return nil, err
 	}
-	if o.only != ours && o.reuse == "" {
+	if o.runsCyclonus() {
 		if agnhost, err := lock.Find(agnhostImage); err != nil || agnhost.Tag != agnhostTag {
 			return nil, fmt.Errorf("%w: the lab's lock has no %s:%s, which cyclonus runs in its pods (gapproof bundle create --race)", errUsage, agnhostImage, agnhostTag)
 		}

@@ -77,6 +77,23 @@ func (c cyclonus) args() []string {
 	return args
 }
 
+// tries is how often cyclonus is started at most. It ends at the first conflict of its label updates with the kubelet's status updates, which it
+// does not repeat; on a busy host that happens within minutes.
+const tries = 3
+
+// runToEnd runs the program until a run of it comes to its end. Runs that cyclonus itself broke off are told and are in nobody's time.
+func (c cyclonus) runToEnd(ctx context.Context, program string) (*Result, error) {
+	for try := 1; ; try++ {
+		started := time.Now()
+		r, err := c.run(ctx, program)
+		var exit *exec.ExitError
+		if err == nil || try == tries || ctx.Err() != nil || !errors.As(err, &exit) {
+			return r, err
+		}
+		progress(c.progress, fmt.Sprintf("cyclonus ended early (%s), starting it again, not in its time", exit), time.Since(started))
+	}
+}
+
 // run runs the program that build built to its end and reads what it printed. The namespaces it made, which it leaves, are removed outside of
 // its time.
 func (c cyclonus) run(ctx context.Context, program string) (_ *Result, err error) {
@@ -197,13 +214,16 @@ func (c cyclonus) remove(ctx context.Context) error {
 	return err
 }
 
+// shownWidth cuts the traces that cyclonus puts into one line; they are whole in its log.
+const shownWidth = 160
+
 var shownLine = regexp.MustCompile(`^starting test case #\d+$|^testing \d+ cases$|level=(error|fatal|warning)`)
 
 // show passes the few lines of cyclonus' output that tell how far it is.
 func (c cyclonus) show() func(at time.Duration, line string) {
 	return func(at time.Duration, line string) {
 		if shownLine.MatchString(line) {
-			fmt.Fprintf(c.progress, "  cyclonus %6.1f s: %s\n", at.Seconds(), line)
+			fmt.Fprintf(c.progress, "  cyclonus %6.1f s: %.*s\n", at.Seconds(), shownWidth, line)
 		}
 	}
 }

@@ -187,7 +187,7 @@ func race(ctx context.Context, o options, s streams) (int, error) {
 		}
 	}
 	if o.runsCyclonus() {
-		if their, err = c.run(ctx, program); err != nil {
+		if their, err = c.runToEnd(ctx, program); err != nil {
 			return 0, err
 		}
 		if err := their.write(filepath.Join(o.out, theirFile)); err != nil {

@@ -2,12 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/gapproof/gapproof/runner/internal/kube"
 )
 
 func TestWrongUsageEndsWithCode2BeforeAnythingIsDone(t *testing.T) {
@@ -78,5 +86,40 @@ func TestAResultReadsBackAsItWas(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("result (-want +got):\n%s", diff)
+	}
+}
+
+func TestCyclonusIsStartedAgainWhenItBreaksOffAndNotForEver(t *testing.T) {
+	dir := t.TempDir()
+	program, starts := filepath.Join(dir, "cyclonus"), filepath.Join(dir, "starts")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho start >> "+starts+"\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var told strings.Builder
+	c := cyclonus{cluster: &kube.Cluster{Client: fake.NewClientset()}, deadline: time.Second, out: dir, progress: &told}
+	if r, err := c.runToEnd(t.Context(), program); err == nil {
+		t.Fatalf("no error, result %v", r)
+	}
+	text, err := os.ReadFile(starts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(text), "start"); got != tries {
+		t.Errorf("started %d times, want %d", got, tries)
+	}
+	if got := strings.Count(told.String(), "ended early"); got != tries-1 {
+		t.Errorf("told %d times of starting again, want %d:\n%s", got, tries-1, told.String())
+	}
+}
+
+func TestNamespacesThatExistAreNeverGivenToCyclonus(t *testing.T) {
+	there := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "y"}}
+	client := fake.NewClientset(there)
+	c := cyclonus{cluster: &kube.Cluster{Client: client}, out: t.TempDir(), progress: io.Discard}
+	if _, err := c.runToEnd(t.Context(), "never-started"); !errors.Is(err, errNamespaces) {
+		t.Errorf("error %v, want %v", err, errNamespaces)
+	}
+	if _, err := client.CoreV1().Namespaces().Get(t.Context(), "y", metav1.GetOptions{}); err != nil {
+		t.Errorf("the namespace is gone: %v", err)
 	}
 }

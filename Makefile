@@ -54,6 +54,7 @@ lint: ## gofmt, go vet, staticcheck
 unit: ## unit tests with the race detector (no cluster)
 	go test -race ./...
 	cd images/calico && go test ./start
+	cd runner/race && go test -race ./...
 
 .PHONY: e2e
 e2e: images ## tests on the real engine and on real clusters of their own

@@ -169,7 +169,7 @@ func TestAnotherClusterGetsPrefixedNamespaces(t *testing.T) {
 			if err := os.WriteFile(path, config, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			c := gapproof(t, "run", "--kubeconfig", path, "--probe-image", probeImage(t), "scenarios/catalogue/namespaceSelector")
+			c := gapproof(t, "run", "--kubeconfig", path, "--probe-image", probeImage(t), "scenarios/catalogue/namespaceSelector/allow-by-namespace-selector.yaml")
 			var seen []string
 			feed(t, c, "baseline:", func() { seen = runNamespaces(ctx, t, cfg) })
 			c.wantExit(t, 0)

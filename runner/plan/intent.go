@@ -15,9 +15,9 @@ type intended struct {
 	field   string
 }
 
-// intent is what expect says about every attempt, by index. A rule that names no attempt would promise nothing while it seems to,
+// intent is what expect says about every attempt in the world w of its step, by index. A rule that names no attempt would promise nothing while it seems to,
 // and two rules that contradict each other have no meaning: both are faults.
-func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
+func (b *builder) intent(expect *scenarios.Expect, path string, w reach.World) []intended {
 	in := make([]intended, len(b.attempts))
 	if expect == nil {
 		return in
@@ -27,7 +27,7 @@ func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
 			field := fmt.Sprintf("%s.%s[%d]", path, list, i)
 			named := false
 			for j, a := range b.attempts {
-				if !r.Names(asNamed(a)) {
+				if !r.Names(b.asNamed(a, w)) {
 					continue
 				}
 				named = true
@@ -48,7 +48,7 @@ func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
 	mark(expect.Deny, "deny", reach.Deny)
 	if expect.Exhaustive {
 		for i, a := range b.attempts {
-			if in[i].verdict == reach.Unknown && !loopsBack(a) {
+			if in[i].verdict == reach.Unknown && !b.loopsBack(a, w) {
 				in[i] = intended{reach.Deny, path + ".exhaustive"}
 			}
 		}
@@ -56,16 +56,21 @@ func (b *builder) intent(expect *scenarios.Expect, path string) []intended {
 	return in
 }
 
-// loopsBack tells whether an attempt may end where it began: at the pod itself, or at a Service the pod stands behind. Only a
-// rule that writes both ends out speaks for such traffic.
-func loopsBack(a attempt) bool { return slices.Contains(a.Responders, a.Source) }
+// loopsBack tells whether an attempt may end where it began: at the pod itself, or at a Service that the pod stands behind in the
+// world w. Only a rule that writes both ends out speaks for such traffic.
+func (b *builder) loopsBack(a attempt, w reach.World) bool {
+	if a.service == nil {
+		return slices.Contains(a.Responders, a.Source)
+	}
+	return slices.Contains(podStrings(b.backends(w, a.service)), a.Source)
+}
 
 // asNamed is the attempt in the words of rules.
-func asNamed(a attempt) scenarios.Attempt {
+func (b *builder) asNamed(a attempt, w reach.World) scenarios.Attempt {
 	return scenarios.Attempt{
 		Source:      a.Source,
 		Destination: a.Destination,
 		Port:        fmt.Sprintf("%s/%d", a.Protocol, a.Port),
-		LoopsBack:   loopsBack(a),
+		LoopsBack:   b.loopsBack(a, w),
 	}
 }

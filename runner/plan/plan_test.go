@@ -177,6 +177,22 @@ steps:
 			t.Error("a Service without backends is not skipped")
 		}
 	})
+	t.Run("exhaustive speaks for a pod that a label took away from its Service", func(t *testing.T) {
+		s := load(t, world+denyB+`
+steps:
+- name: c is no backend any more
+  apply: ["*"]
+  relabel: [{pod: y/c, labels: {app: null}}]
+  expect: {exhaustive: true}
+`)
+		p := build(t, s, offline(t, s))
+		if got := promiseOf(t, p, 0, "y/c>service:y/web:TCP/8080").Intended; got != reach.Deny {
+			t.Errorf("the pod that left: intended %s, want deny", got)
+		}
+		if got := promiseOf(t, p, 0, "y/b>service:y/web:TCP/8080").Intended; got != reach.Unknown {
+			t.Errorf("the pod that is left: intended %s, want none: its traffic may come back to itself", got)
+		}
+	})
 }
 
 func TestIntentNamesItsField(t *testing.T) {

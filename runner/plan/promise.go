@@ -29,7 +29,7 @@ func (b *builder) promises(step Step, path string, expect *scenarios.Expect, exp
 		return nil
 	}
 	promises := make([]Promise, len(b.attempts))
-	for i, in := range b.intent(expect, expectPath) {
+	for i, in := range b.intent(expect, expectPath, step.World) {
 		promises[i].Intended, promises[i].IntendedBy = in.verdict, in.field
 	}
 	for i, a := range b.attempts {

@@ -13,4 +13,9 @@ const (
 	// NoteIPBlockPod: an ipBlock allowed traffic with a pod of the cluster. The API means ipBlock for addresses outside of the cluster; some
 	// CNIs never match pods by it.
 	NoteIPBlockPod = "ipblock-pod"
+	// NoteEqualPriority: rules of two ClusterNetworkPolicies of one tier and one priority match and disagree. The API lets an implementation
+	// take either; the engine takes the policy whose name comes first.
+	NoteEqualPriority = "equal-priority"
+	// NoteDomainNames: a domainNames peer might match the outside address. The engine knows no DNS and takes it not to match.
+	NoteDomainNames = "domain-names"
 )

@@ -152,18 +152,19 @@ func (c *compiler) clusterProtocol(name, field string, p npav1alpha2.ClusterNetw
 		out     = portMatch{first: 1, last: lastPort}
 		written int
 		port    *npav1alpha2.Port
+		of      string
 	)
 	if p.TCP != nil {
 		written++
-		out.protocol, port, field = corev1.ProtocolTCP, p.TCP.DestinationPort, field+".tcp"
+		out.protocol, port, of = corev1.ProtocolTCP, p.TCP.DestinationPort, ".tcp"
 	}
 	if p.UDP != nil {
 		written++
-		out.protocol, port, field = corev1.ProtocolUDP, p.UDP.DestinationPort, field+".udp"
+		out.protocol, port, of = corev1.ProtocolUDP, p.UDP.DestinationPort, ".udp"
 	}
 	if p.SCTP != nil {
 		written++
-		out.protocol, port, field = corev1.ProtocolSCTP, p.SCTP.DestinationPort, field+".sctp"
+		out.protocol, port, of = corev1.ProtocolSCTP, p.SCTP.DestinationPort, ".sctp"
 	}
 	if p.DestinationNamedPort != "" {
 		written++
@@ -176,10 +177,10 @@ func (c *compiler) clusterProtocol(name, field string, p npav1alpha2.ClusterNetw
 	if out.name != "" {
 		return out
 	}
-	field += ".destinationPort"
+	field += of + ".destinationPort"
 	switch {
-	case port == nil: // the type alone says that the API server refuses an empty tcp: {}; every port of the protocol is what it would say
-		return out
+	case port == nil: // the protocol's only property, of which it wants at least one
+		c.fault("%s: %s: is missing", name, field)
 	case (port.Number != 0) == (port.Range != nil):
 		c.fault("%s: %s: wants exactly one of number, range", name, field)
 	case port.Range == nil:

@@ -62,6 +62,29 @@ func (b bitset) empty() bool {
 	return true
 }
 
+// first is the smallest member, -1 when there is none.
+func (b bitset) first() int {
+	for i, w := range b {
+		if w != 0 {
+			return i*wordBits + bits.TrailingZeros64(w)
+		}
+	}
+	return -1
+}
+
+// firstBeside is the smallest member other than i, -1 when there is none.
+func (b bitset) firstBeside(i int) int {
+	for j, w := range b {
+		if j == i/wordBits {
+			w &^= 1 << (i % wordBits)
+		}
+		if w != 0 {
+			return j*wordBits + bits.TrailingZeros64(w)
+		}
+	}
+	return -1
+}
+
 // each calls f with every member in ascending order.
 func (b bitset) each(f func(int)) {
 	for i, w := range b {

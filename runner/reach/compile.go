@@ -12,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // direction is a direction of traffic as seen from the pod a policy selects.
@@ -31,6 +32,10 @@ type Engine struct {
 	byAddr map[netip.Addr]int
 	// isolating lists, per direction and pod, the policies that select it, in name order.
 	isolating [directions][][]*policy
+	// network are all NetworkPolicies in name order.
+	network []compiledPolicy
+	// cluster are the ClusterNetworkPolicies of each tier in the order in which they are asked: by priority, then by name.
+	cluster [tiers][]compiledPolicy
 }
 
 type podName struct{ namespace, name string }
@@ -44,21 +49,26 @@ type pod struct {
 
 // policy is a NetworkPolicy with its defaults and its selectors evaluated.
 type policy struct {
-	name     string // "namespace/name"
+	name     string // "namespace/name", of a ClusterNetworkPolicy "name"
 	file     string
 	line     int
 	selector selector
 	rules    [directions][]rule
 	// isolates is, per direction, the reference for the trace of a pod that the policy selects.
 	isolates [directions]Ref
+	// tier and priority are those of a ClusterNetworkPolicy; tier is empty for a NetworkPolicy.
+	tier     npav1alpha2.Tier
+	priority int32
 }
 
-// rule admits traffic that matches one of its peers and one of its ports.
+// rule admits traffic that matches one of its peers and one of its ports; a ClusterNetworkPolicy's may deny or pass it instead.
 type rule struct {
+	action   action
 	field    string // "spec.ingress[0]"
 	peerList string // "from" or "to"
 	peers    []peer // none: every peer matches
 	ports    []portMatch
+	portList string // "ports" or "protocols"
 	// peersWritten and portsWritten tell an empty list from a missing one. Both match everything; the trace says which it was.
 	peersWritten, portsWritten written
 }
@@ -89,12 +99,26 @@ func writtenAs[T any](list []T) written {
 // peer is one item of from or to.
 type peer struct {
 	field string // "spec.ingress[0].from[1]"
-	// pods are the pods it matches: by its selectors, or by their first address when block is set.
+	// pods are the pods it matches: by its selectors, or by their first address when it goes by addresses.
 	pods bitset
 	// namespaces and podSelector are kept for the trace; nil when not written.
 	namespaces  *selector
 	podSelector *selector
 	block       *block
+	// cluster is set for a peer of a ClusterNetworkPolicy.
+	cluster *clusterPeer
+}
+
+// byAddress tells whether the peer matches addresses, not pods.
+func (p *peer) byAddress() bool { return p.block != nil || p.cluster != nil && p.cluster.byAddress }
+
+// covers tells whether a peer that goes by addresses matches this one.
+func (p *peer) covers(a netip.Addr) bool {
+	if p.block != nil {
+		return p.block.contains(a)
+	}
+	_, ok := p.cluster.nodes[a]
+	return ok
 }
 
 // block is an ipBlock.
@@ -112,6 +136,9 @@ func (b *block) exceptOf(a netip.Addr) int {
 	return slices.IndexFunc(b.except, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// anyProtocol is the protocol of a match by name alone: that of whichever port has the name.
+const anyProtocol corev1.Protocol = ""
+
 // portMatch is one item of ports: a range of numbers, a name, or any port of the protocol.
 type portMatch struct {
 	protocol    corev1.Protocol
@@ -120,7 +147,7 @@ type portMatch struct {
 }
 
 func (m portMatch) matches(protocol corev1.Protocol, port uint16, destination *pod) bool {
-	if m.protocol != protocol {
+	if m.protocol != protocol && m.protocol != anyProtocol {
 		return false
 	}
 	if m.name == "" {
@@ -138,6 +165,8 @@ const lastPort = 65535
 // String is the match in words: "TCP/80", "TCP/80-90", "TCP/http", "UDP/*".
 func (m portMatch) String() string {
 	switch {
+	case m.name != "" && m.protocol == anyProtocol:
+		return m.name
 	case m.name != "":
 		return fmt.Sprintf("%s/%s", m.protocol, m.name)
 	case m.first == 1 && m.last == lastPort:
@@ -149,10 +178,10 @@ func (m portMatch) String() string {
 	}
 }
 
-// Compile evaluates the policies over the world. The error joins every fault found, each with the policy, the field path and the value:
-// names given twice, a pod in a namespace the world lacks, selectors, CIDRs and ports that the API server would refuse. Neither
+// Compile evaluates the policies, and ClusterNetworkPolicies where there are any, over the world. The error joins every fault found, each with the policy, the field path and the value:
+// names given twice, a pod in a namespace the world lacks, selectors, CIDRs and ports that the API server would refuse. No
 // argument is changed or retained, except for the label maps and slices inside world, which must not be changed afterwards.
-func Compile(world World, policies []Policy) (*Engine, error) {
+func Compile(world World, policies []Policy, cluster ...ClusterPolicy) (*Engine, error) {
 	c := compiler{
 		engine:     &Engine{index: map[podName]int{}, byAddr: map[netip.Addr]int{}},
 		namespaces: map[string]map[string]string{},
@@ -162,6 +191,7 @@ func Compile(world World, policies []Policy) (*Engine, error) {
 	}
 	c.world(world)
 	compiled := c.policies(policies)
+	c.clusterPolicies(cluster)
 	if err := errors.Join(c.errs...); err != nil {
 		return nil, err
 	}
@@ -169,6 +199,7 @@ func Compile(world World, policies []Policy) (*Engine, error) {
 		c.engine.isolating[d] = make([][]*policy, len(c.engine.pods))
 	}
 	slices.SortFunc(compiled, func(a, b compiledPolicy) int { return cmp.Compare(a.name, b.name) })
+	c.engine.network = compiled
 	for i := range compiled {
 		p := &compiled[i]
 		for d := range p.isolated {
@@ -196,7 +227,8 @@ type compiler struct {
 	engine     *Engine
 	namespaces map[string]map[string]string // name → labels, with the API server's own
 	members    map[string]bitset            // pods of a namespace
-	selectable bitset                       // pods that selectors can match: all but hostNetwork ones
+	nodes      []Node
+	selectable bitset // pods that selectors can match: all but hostNetwork ones
 	// byPod and byNS remember the pods that a selector matches by their own or by their namespace's labels. Policies repeat selectors.
 	byPod, byNS map[string]bitset
 	errs        []error
@@ -220,6 +252,7 @@ func (c *compiler) world(w World) {
 		c.namespaces[ns.Name] = labels
 		c.members[ns.Name] = newBitset(len(w.Pods))
 	}
+	c.nodes = w.Nodes
 	c.selectable = newBitset(len(w.Pods))
 	shared := map[netip.Addr]struct{}{}
 	for i, p := range w.Pods {
@@ -323,7 +356,7 @@ func (c *compiler) policyTypes(name string, spec networkingv1.NetworkPolicySpec)
 }
 
 func (c *compiler) rule(name, field, list string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort, members bitset) rule {
-	out := rule{field: field, peerList: list, peersWritten: writtenAs(peers), portsWritten: writtenAs(ports)}
+	out := rule{field: field, peerList: list, portList: "ports", peersWritten: writtenAs(peers), portsWritten: writtenAs(ports)}
 	for i, p := range peers {
 		out.peers = append(out.peers, c.peer(name, fmt.Sprintf("%s.%s[%d]", field, list, i), p, members))
 	}
@@ -341,11 +374,7 @@ func (c *compiler) peer(name, field string, p networkingv1.NetworkPolicyPeer, me
 			c.fault("policy %s: %s: ipBlock goes with no selector", name, field)
 		}
 		out.block = c.block(name, field+".ipBlock", *p.IPBlock)
-		for i := range c.engine.pods {
-			if a := c.engine.pods[i].addr; a.IsValid() && out.block.contains(a) {
-				out.pods.add(i)
-			}
-		}
+		out.pods = c.engine.covered(&out, FirstAddress)
 		return out
 	case p.PodSelector == nil && p.NamespaceSelector == nil:
 		c.fault("policy %s: %s: has none of podSelector, namespaceSelector, ipBlock", name, field)

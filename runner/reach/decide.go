@@ -73,11 +73,18 @@ func (e *Engine) side(d direction, subject, other end, f flow, notes *noteSet) S
 	if subject.pod == outside {
 		return Side{Verdict: Allow}
 	}
+	var side Side
+	if e.tier(adminTier, d, subject, other, f, notes, &side) {
+		return side
+	}
 	policies := e.isolating[d][subject.pod]
 	if len(policies) == 0 {
-		return Side{Verdict: Allow}
+		if !e.tier(baselineTier, d, subject, other, f, notes, &side) {
+			side.Verdict = Allow
+		}
+		return side
 	}
-	side := Side{Verdict: Deny, Isolating: isolatingRefs(policies, d)}
+	side.Verdict, side.Isolating = Deny, isolatingRefs(policies, d)
 	for _, p := range policies {
 		for i := range p.rules[d] {
 			r := &p.rules[d][i]
@@ -123,8 +130,8 @@ func (e *Engine) admittingPeer(r *rule, other end) int {
 }
 
 func (e *Engine) peerMatches(p *peer, other end) bool {
-	if p.block != nil && (other.pod == outside || other.addr != e.pods[other.pod].addr) {
-		return other.addr.IsValid() && p.block.contains(other.addr)
+	if p.byAddress() && (other.pod == outside || other.addr != e.pods[other.pod].addr) {
+		return other.addr.IsValid() && p.covers(other.addr)
 	}
 	return other.pod != outside && p.pods.has(other.pod)
 }

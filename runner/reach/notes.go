@@ -1,16 +1,79 @@
 package reach
 
 // Notes name the places where the API leaves the verdict to the CNI, or where CNIs are known to differ. A decision carries the notes
-// that had a part in it.
+// that had a part in it. [Notes] describes them.
 const (
-	// NoteSelfTraffic: source and destination are the same pod. The API says that a pod cannot block access to itself.
+	// NoteSelfTraffic: source and destination are the same pod.
 	NoteSelfTraffic = "self-traffic"
-	// NoteHostNetwork: one end is a hostNetwork pod. The API leaves open whether a CNI tells such a pod apart from its node; the engine
-	// takes the common reading: policies do not select it, pod and namespace selectors do not match it, ipBlock matches its address.
+	// NoteHostNetwork: one end is a hostNetwork pod.
 	NoteHostNetwork = "host-network"
-	// NoteLocalNode: the source is a hostNetwork pod on the destination's own node, from where the API always allows ingress.
+	// NoteLocalNode: the source is a hostNetwork pod on the destination's own node.
 	NoteLocalNode = "local-node"
-	// NoteIPBlockPod: an ipBlock allowed traffic with a pod of the cluster. The API means ipBlock for addresses outside of the cluster; some
-	// CNIs never match pods by it.
+	// NoteIPBlockPod: an ipBlock allowed traffic with a pod of the cluster.
 	NoteIPBlockPod = "ipblock-pod"
+	// NoteEqualPriority: rules of two ClusterNetworkPolicies of one tier and one priority match and disagree.
+	NoteEqualPriority = "equal-priority"
+	// NoteDomainNames: a domainNames peer might match the outside address.
+	NoteDomainNames = "domain-names"
 )
+
+// Note is one semantics note: what the API leaves open and what the engine takes.
+type Note struct {
+	// ID is what a decision carries.
+	ID string `json:"id"`
+	// Open says what is open, Taken what the engine derives.
+	Open  string `json:"open"`
+	Taken string `json:"taken"`
+	// Reference is the address of the text it rests on.
+	Reference string `json:"reference"`
+	// Scenario is the name of the scenario that shows it on a cluster.
+	Scenario string `json:"scenario"`
+}
+
+const (
+	networkPolicyPage = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
+	hostNetworkPart   = networkPolicyPage + "#networkpolicy-and-hostnetwork-pods"
+	clusterPolicyPage = "https://network-policy-api.sigs.k8s.io/api-overview/"
+)
+
+// Notes are all semantics notes, by ID. Policy against the address after DNAT is none of them: a query is about the backend.
+func Notes() []Note {
+	return []Note{
+		{
+			ID:       NoteDomainNames,
+			Open:     "which addresses a domainNames peer stands for is known to whoever resolves the name, at that moment",
+			Taken:    "the peer matches no address; the verdict is what the other rules make of it",
+			Scenario: "cluster-policy-domain-names", Reference: clusterPolicyPage,
+		},
+		{
+			ID:       NoteEqualPriority,
+			Open:     "of two ClusterNetworkPolicies of one tier and one priority whose rules match and disagree, an implementation may apply either",
+			Taken:    "the policy whose name comes first decides",
+			Scenario: "cluster-policies-of-equal-priority", Reference: clusterPolicyPage,
+		},
+		{
+			ID:       NoteHostNetwork,
+			Open:     "a CNI may or may not tell a hostNetwork pod from its node",
+			Taken:    "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
+			Scenario: "host-network-pod", Reference: hostNetworkPart,
+		},
+		{
+			ID:       NoteIPBlockPod,
+			Open:     "ipBlock is meant for addresses outside of the cluster; some CNIs never match pods by it, others match their addresses",
+			Taken:    "it matches the pod's address, as it is after DNAT",
+			Scenario: "ingress-from-address", Reference: networkPolicyPage + "#behavior-of-to-and-from-selectors",
+		},
+		{
+			ID:       NoteLocalNode,
+			Open:     "traffic to and from the node where a pod runs is always allowed; whether a hostNetwork pod there counts as the node is left open",
+			Taken:    "it does: ingress from it is allowed whatever the policies say",
+			Scenario: "local-node-reaches-isolated-pod", Reference: hostNetworkPart,
+		},
+		{
+			ID:       NoteSelfTraffic,
+			Open:     "a pod cannot block access to itself; CNIs differ where it goes through a Service, and ClusterNetworkPolicy does not say",
+			Taken:    "it is allowed, whatever the policies of any tier say",
+			Scenario: "self-traffic", Reference: networkPolicyPage + "#the-two-sorts-of-pod-isolation",
+		},
+	}
+}

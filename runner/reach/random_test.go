@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 	"sigs.k8s.io/yaml"
 )
 
@@ -127,16 +128,17 @@ func (g generator) world() World {
 	for _, name := range names {
 		w.Namespaces = append(w.Namespaces, Namespace{Name: name, Labels: g.labels()})
 	}
+	for i, name := range []string{"n1", "n2"} {
+		w.Nodes = append(w.Nodes, Node{Name: name, Labels: g.labels(), IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}})
+	}
 	count := 2 + g.IntN(8)
 	if g.chance(5) {
 		count = wordBits + g.IntN(2*wordBits) // more pods than one word of a bitset holds
 	}
 	for i := range count {
 		pod := Pod{Namespace: names[g.IntN(len(names))], Name: fmt.Sprintf("p%d", i), Labels: g.labels(), Node: g.oneOf("n1", "n2"), HostNetwork: g.chance(10)}
-		pod.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(g.IntN(2)), byte(i)})}
-		if g.chance(20) {
-			pod.IPs = []netip.Addr{netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i)})}
-		}
+		v4, v6 := netip.AddrFrom4([4]byte{10, 0, byte(g.IntN(2)), byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i)})
+		pod.IPs = [][]netip.Addr{{v4}, {v4}, {v6}, {v4, v6}, {v6, v4}}[g.IntN(5)]
 		for _, name := range []string{"http", "dns"} {
 			if g.chance(50) {
 				pod.Ports = append(pod.Ports, Port{Name: name, Protocol: g.protocol(), Port: uint16(80 + g.IntN(3))})
@@ -172,6 +174,87 @@ func (g generator) policies() []Policy {
 	return out
 }
 
+func (g generator) clusterPolicies() []ClusterPolicy {
+	var out []ClusterPolicy
+	for i := range g.IntN(5) {
+		var p npav1alpha2.ClusterNetworkPolicy
+		p.Name = fmt.Sprintf("cnp%d", i)
+		p.Spec.Tier = npav1alpha2.Tier(g.oneOf("Admin", "Admin", "Baseline"))
+		p.Spec.Priority = g.Int32N(3)
+		namespaces, pods := g.selector(), g.selector()
+		if g.chance(50) {
+			p.Spec.Subject.Namespaces = &namespaces
+		} else {
+			p.Spec.Subject.Pods = &npav1alpha2.NamespacedPod{PodSelector: pods}
+		}
+		for range g.IntN(4) {
+			p.Spec.Ingress = append(p.Spec.Ingress, npav1alpha2.ClusterNetworkPolicyIngressRule{Action: g.action(), From: g.clusterSources(), Protocols: g.clusterProtocols(true)})
+		}
+		for range g.IntN(4) {
+			r := npav1alpha2.ClusterNetworkPolicyEgressRule{Action: g.action()}
+			named := true
+			for _, s := range g.clusterSources() {
+				peer := npav1alpha2.ClusterNetworkPolicyEgressPeer{Namespaces: s.Namespaces, Pods: s.Pods}
+				switch g.IntN(6) {
+				case 0:
+					nodes := g.selector()
+					peer = npav1alpha2.ClusterNetworkPolicyEgressPeer{Nodes: &nodes}
+					named = false
+				case 1:
+					peer = npav1alpha2.ClusterNetworkPolicyEgressPeer{Networks: []npav1alpha2.CIDR{"10.0.0.0/29", npav1alpha2.CIDR(g.oneOf("fd00::/64", "::/0", "10.0.1.1/32", "0.0.0.0/0"))}}
+					named = false
+				}
+				r.To = append(r.To, peer)
+			}
+			r.Protocols = g.clusterProtocols(named)
+			p.Spec.Egress = append(p.Spec.Egress, r)
+		}
+		out = append(out, ClusterPolicy{Spec: p})
+	}
+	return out
+}
+
+func (g generator) action() npav1alpha2.ClusterNetworkPolicyRuleAction {
+	return npav1alpha2.ClusterNetworkPolicyRuleAction(g.oneOf("Accept", "Deny", "Pass"))
+}
+
+func (g generator) clusterSources() []npav1alpha2.ClusterNetworkPolicyIngressPeer {
+	var out []npav1alpha2.ClusterNetworkPolicyIngressPeer
+	for range 1 + g.IntN(2) {
+		namespaces, pods := g.selector(), g.selector()
+		if g.chance(50) {
+			out = append(out, npav1alpha2.ClusterNetworkPolicyIngressPeer{Namespaces: &namespaces})
+		} else {
+			out = append(out, npav1alpha2.ClusterNetworkPolicyIngressPeer{Pods: &npav1alpha2.NamespacedPod{NamespaceSelector: namespaces, PodSelector: pods}})
+		}
+	}
+	return out
+}
+
+// clusterProtocols are nil, or one or two matches; named ports only where named is set.
+func (g generator) clusterProtocols(named bool) []npav1alpha2.ClusterNetworkPolicyProtocol {
+	var out []npav1alpha2.ClusterNetworkPolicyProtocol
+	for range g.IntN(3) {
+		if named && g.chance(30) {
+			out = append(out, npav1alpha2.ClusterNetworkPolicyProtocol{DestinationNamedPort: g.oneOf("http", "dns")})
+			continue
+		}
+		port := &npav1alpha2.Port{Number: 80 + g.Int32N(3)}
+		if g.chance(40) {
+			port = &npav1alpha2.Port{Range: &npav1alpha2.PortRange{Start: 80, End: 81 + g.Int32N(2)}}
+		}
+		switch g.protocol() {
+		case corev1.ProtocolTCP:
+			out = append(out, npav1alpha2.ClusterNetworkPolicyProtocol{TCP: &npav1alpha2.ClusterNetworkPolicyProtocolTCP{DestinationPort: port}})
+		case corev1.ProtocolUDP:
+			out = append(out, npav1alpha2.ClusterNetworkPolicyProtocol{UDP: &npav1alpha2.ClusterNetworkPolicyProtocolUDP{DestinationPort: port}})
+		default:
+			out = append(out, npav1alpha2.ClusterNetworkPolicyProtocol{SCTP: &npav1alpha2.ClusterNetworkPolicyProtocolSCTP{DestinationPort: port}})
+		}
+	}
+	return out
+}
+
 // everyQuery calls f with every pair of pods on every protocol and port that the generator knows; of a large world with some of the pairs.
 func everyQuery(w World, f func(source, destination Pod, q Query)) {
 	const enough = 100 // pairs; a small world has fewer
@@ -191,9 +274,9 @@ func everyQuery(w World, f func(source, destination Pod, q Query)) {
 	}
 }
 
-func mustCompile(t testing.TB, w World, policies []Policy) *Engine {
+func mustCompile(t testing.TB, w World, policies []Policy, cluster ...ClusterPolicy) *Engine {
 	t.Helper()
-	e, err := Compile(w, policies)
+	e, err := Compile(w, policies, cluster...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,12 +305,12 @@ func TestEngineAgreesWithTheReferenceOnRandomWorlds(t *testing.T) {
 	g := generator{newRandom(t)}
 	const worlds = 200
 	for range worlds {
-		w, policies := g.world(), g.policies()
-		e, r := mustCompile(t, w, policies), reference{w, policies}
+		w, policies, cluster := g.world(), g.policies(), g.clusterPolicies()
+		e, r := mustCompile(t, w, policies, cluster...), reference{w, policies, cluster}
 		everyQuery(w, func(s, d Pod, q Query) {
 			got := mustDecide(t, e, q)
 			if want := r.decide(s, d, q.Protocol, q.Port); got.Verdict != want {
-				t.Fatalf("%s to %s %s/%d: want %s, got\n%s\nworld:\n%s\npolicies:\n%s", q.Source, q.Destination, q.Protocol, q.Port, want, asYAML(t, got), asYAML(t, w), asYAML(t, policies))
+				t.Fatalf("%s to %s %s/%d: want %s, got\n%s\nworld:\n%s\npolicies:\n%s\nof the cluster:\n%s", q.Source, q.Destination, q.Protocol, q.Port, want, asYAML(t, got), asYAML(t, w), asYAML(t, policies), asYAML(t, cluster))
 			}
 		})
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 func (p *policy) ref(field, reason string) Ref {
-	return Ref{Policy: p.name, Field: field, Reason: reason, File: p.file, Line: p.line}
+	return Ref{Policy: p.name, Field: field, Tier: string(p.tier), Reason: reason, File: p.file, Line: p.line}
 }
 
 // isolatingRefs points at what makes each policy select the pod.
@@ -61,14 +61,16 @@ func (r *rule) otherEnd() string {
 
 func (r *rule) portReason(i int) string {
 	if len(r.ports) == 0 {
-		return fmt.Sprintf("ports is %s: every port matches", r.portsWritten)
+		return fmt.Sprintf("%s is %s: every port matches", r.portList, r.portsWritten)
 	}
-	return fmt.Sprintf("ports[%d] %s matches", i, r.ports[i])
+	return fmt.Sprintf("%s[%d] %s matches", r.portList, i, r.ports[i])
 }
 
 // matched says why the peer matches a flow that it is known to match.
 func (p *peer) matched() string {
 	switch {
+	case p.cluster != nil:
+		return p.cluster.matched
 	case p.block != nil:
 		return fmt.Sprintf("ipBlock %s covers the address", p.block.cidr)
 	case p.podSelector == nil:

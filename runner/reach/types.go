@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Verdict is allow or deny. The zero value is unknown and never an answer of the engine.
@@ -21,6 +22,15 @@ const (
 type World struct {
 	Namespaces []Namespace
 	Pods       []Pod
+	// Nodes are only needed for the nodes peer of a ClusterNetworkPolicy.
+	Nodes []Node
+}
+
+// Node has labels and the addresses of its status.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	IPs    []netip.Addr
 }
 
 // Namespace has labels; the engine adds kubernetes.io/metadata.name as the API server does.
@@ -50,6 +60,13 @@ type Port struct {
 // Policy is one NetworkPolicy and where it was written; File is empty and Line 0 when unknown.
 type Policy struct {
 	Spec networkingv1.NetworkPolicy
+	File string
+	Line int
+}
+
+// ClusterPolicy is one ClusterNetworkPolicy and where it was written; File is empty and Line 0 when unknown.
+type ClusterPolicy struct {
+	Spec npav1alpha2.ClusterNetworkPolicy
 	File string
 	Line int
 }
@@ -86,16 +103,23 @@ type Side struct {
 	Verdict Verdict `json:"verdict"`
 	// Isolating names the policies that select the pod for this direction, in name order; empty means not isolated.
 	Isolating []Ref `json:"isolating,omitempty"`
-	// Allowing is the first rule that allowed it; nil when not isolated or denied.
+	// Passing are the rules of ClusterNetworkPolicies that handed it to the next tier, in the order of evaluation.
+	Passing []Ref `json:"passing,omitempty"`
+	// Allowing is the rule that allowed it: a NetworkPolicy's first, or a ClusterNetworkPolicy's that decided. Nil when denied, and when
+	// nothing spoke against it.
 	Allowing *Ref `json:"allowing,omitempty"`
+	// Denying is the rule of a ClusterNetworkPolicy that denied it; nil when isolation by NetworkPolicies did.
+	Denying *Ref `json:"denying,omitempty"`
 	// Nearest is, for a deny, the rule that matched most and what it lacked; nil when no rule exists.
 	Nearest *Ref `json:"nearest,omitempty"`
 }
 
 // Ref points into a policy.
 type Ref struct {
-	// Policy is "namespace/name".
+	// Policy is "namespace/name", of a ClusterNetworkPolicy "name".
 	Policy string `json:"policy"`
+	// Tier is "Admin" or "Baseline" for a ClusterNetworkPolicy, empty for a NetworkPolicy.
+	Tier string `json:"tier,omitempty"`
 	// Field is the path inside it, such as "spec.ingress[0].from[1].podSelector".
 	Field string `json:"field,omitempty"`
 	// Reason is a phrase: "from[0] is empty: every source matches", or "podSelector wants app=web, pod has app=wbe".

@@ -1,0 +1,108 @@
+package differential
+
+import (
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// Difference is one thing that cyclonus v0.5.6 judges otherwise than the API says, or does not judge at all.
+type Difference struct {
+	ID string
+	// What says in one sentence what cyclonus does.
+	What string
+	// API is the sentence that decides, and Reference where it stands.
+	API, Reference string
+	// Explains tells whether a case that was shrunk is this difference.
+	Explains func(Case) bool
+}
+
+const (
+	conceptPage  = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
+	selectorPage = "https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/"
+	apiReference = "https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/#networkpolicyport-v1-networking-k8s-io"
+)
+
+// Differences are all that are known. Each is shown by a case of the tests.
+func Differences() []Difference {
+	return []Difference{
+		{
+			ID:   "self-traffic",
+			What: "cyclonus holds traffic of a pod with itself against the policies.",
+			API:  "A Pod cannot block access to itself.", Reference: conceptPage,
+			Explains: func(c Case) bool { return c.Query.Source.Pod != "" && c.Query.Source == c.Query.Destination },
+		},
+		{
+			ID:   "not-in-without-the-key",
+			What: "cyclonus takes NotIn not to match an object that lacks the key.",
+			API:  "notin matches all resources whose key has none of the values, and all resources with no labels with the key.", Reference: selectorPage,
+			Explains: func(c Case) bool {
+				return c.anySelector(func(s metav1.LabelSelector) bool {
+					return slices.ContainsFunc(s.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool {
+						return r.Operator == metav1.LabelSelectorOpNotIn
+					})
+				})
+			},
+		},
+		{
+			ID:   "empty-value-without-the-key",
+			What: "cyclonus takes matchLabels with an empty value to match an object that lacks the key.",
+			API:  "An entry of matchLabels is equivalent to an In expression with one value, which an object without the key does not meet.", Reference: selectorPage,
+			Explains: func(c Case) bool {
+				return c.anySelector(func(s metav1.LabelSelector) bool {
+					for _, v := range s.MatchLabels {
+						if v == "" {
+							return true
+						}
+					}
+					return false
+				})
+			},
+		},
+		{
+			ID:   "two-names-for-one-port",
+			What: "cyclonus' question carries one port name, so a policy that names the pod's other name for the same port does not match.",
+			API:  "port can be a numerical or named port on a pod; only traffic on the specified protocol and port is matched. Every name of the port is one.", Reference: apiReference,
+			Explains: func(c Case) bool {
+				return slices.ContainsFunc(c.World.Pods, func(p reach.Pod) bool {
+					return p.Name == c.Query.Destination.Pod && p.Namespace == c.Query.Destination.Namespace && len(portNames(p, c.Query)) > 1
+				})
+			},
+		},
+		{
+			ID:   "host-network",
+			What: "cyclonus does not know hostNetwork pods and judges them as any other.",
+			API:  "When the network plugin cannot tell hostNetwork pods from their node, it ignores such pods when matching podSelector and namespaceSelector.", Reference: conceptPage,
+			Explains: func(c Case) bool {
+				return slices.ContainsFunc(c.World.Pods, func(p reach.Pod) bool { return p.HostNetwork })
+			},
+		},
+	}
+}
+
+// explained is the first difference that explains the case, if any does.
+func explained(c Case) (Difference, bool) {
+	for _, d := range Differences() {
+		if d.Explains(c) {
+			return d, true
+		}
+	}
+	return Difference{}, false
+}
+
+// anySelector tells whether any label selector of the policies is such.
+func (c Case) anySelector(is func(metav1.LabelSelector) bool) bool {
+	peers := func(list []networkingv1.NetworkPolicyPeer) bool {
+		return slices.ContainsFunc(list, func(p networkingv1.NetworkPolicyPeer) bool {
+			return p.PodSelector != nil && is(*p.PodSelector) || p.NamespaceSelector != nil && is(*p.NamespaceSelector)
+		})
+	}
+	return slices.ContainsFunc(c.Policies, func(p networkingv1.NetworkPolicy) bool {
+		return is(p.Spec.PodSelector) ||
+			slices.ContainsFunc(p.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool { return peers(r.From) }) ||
+			slices.ContainsFunc(p.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool { return peers(r.To) })
+	})
+}

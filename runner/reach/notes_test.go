@@ -1,0 +1,51 @@
+package reach
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestNotesAreCompleteAndInOrder(t *testing.T) {
+	notes := Notes()
+	if !slices.IsSortedFunc(notes, func(a, b Note) int { return strings.Compare(a.ID, b.ID) }) {
+		t.Error("want the notes by ID")
+	}
+	for _, n := range notes {
+		if n.ID == "" || n.Open == "" || n.Taken == "" || n.Scenario == "" {
+			t.Errorf("%q: a field is empty: %+v", n.ID, n)
+		}
+		if u, err := url.Parse(n.Reference); err != nil || u.Scheme != "https" || u.Host == "" {
+			t.Errorf("%s: %q is no address", n.ID, n.Reference)
+		}
+	}
+}
+
+func TestEveryNoteIsCarriedBySomeDecisionAndNoOther(t *testing.T) {
+	g := generator{newRandom(t)}
+	carried := map[string]bool{}
+	const worlds = 150
+	for range worlds {
+		w := g.world()
+		e := mustCompile(t, w, g.policies(), g.clusterPolicies()...)
+		everyQuery(w, func(_, _ Pod, q Query) {
+			for _, n := range mustDecide(t, e, q).Notes {
+				carried[n] = true
+			}
+		})
+	}
+	domain := mustCompile(t, threeByThree(), nil, mustClusterPolicy(t, "a", `{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [{domainNames: [example.org]}]}]}`))
+	for _, n := range mustDecide(t, domain, parseQuery(t, "x/a > 192.0.2.1 TCP/80")).Notes {
+		carried[n] = true
+	}
+	for _, n := range Notes() {
+		if !carried[n.ID] {
+			t.Errorf("no decision carries %s", n.ID)
+		}
+		delete(carried, n.ID)
+	}
+	for id := range carried {
+		t.Errorf("decisions carry %s, which Notes does not describe", id)
+	}
+}

@@ -311,6 +311,8 @@ func (m *manifest) isPolicy() bool {
 	return m.kind == policyKind && (group == "networking.k8s.io" || group == "extensions" || m.apiVersion == "")
 }
 
+const namespaceHint = "write it, or write defaultNamespace beside the path"
+
 // policiesOf gathers the NetworkPolicies of policies.manifests.
 func (r *manifestReader) policiesOf(doc *document, p *Policies) []located {
 	var out []located
@@ -340,6 +342,9 @@ func (r *manifestReader) policy(m *manifest, defaultNamespace string) located {
 	checkType(doc, "", m.apiVersion, policyAPIVersion)
 	if p.Namespace == "" {
 		p.Namespace = defaultNamespace
+	}
+	if p.Namespace == "" && p.Name != "" {
+		doc.undecodable("metadata.namespace", doc.at("metadata"), nil, namespaceHint, "%s names no namespace", m)
 	}
 	return located{Policy: Policy{Spec: p, File: m.file, Line: m.line(), Template: m.template}, document: doc}
 }

@@ -177,7 +177,7 @@ func (w *worldMaker) enter(m *manifest) bool {
 	}
 	if m.namespace == "" {
 		doc.lines["metadata"] = m.line()
-		doc.fault("metadata.namespace", nil, "write it, or write defaultNamespace beside the path", "%s names no namespace", m)
+		doc.fault("metadata.namespace", nil, namespaceHint, "%s names no namespace", m)
 		return false
 	}
 	if slices.Contains(reserved(), m.namespace) {

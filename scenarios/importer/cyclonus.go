@@ -324,19 +324,13 @@ func newCase(n *notes, at string, from *cyclonusCase) *caseImport {
 	return c
 }
 
-var tagForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
-
 // convert tells whether anything is left of the case.
 func (c *caseImport) convert() bool {
 	title := c.from.Description
 	tags := slices.Sorted(maps.Keys(c.from.Tags))
 	c.scenario = scenario(cmp.Or(title, strings.Join(tags, "-")), title)
 	for _, tag := range tags {
-		if tagForm.MatchString(tag) {
-			c.scenario.Metadata.Tags = append(c.scenario.Metadata.Tags, tag)
-		} else {
-			c.omit(c.at+"Tags", c.object(), "tag %q is left out: it is none of a scenario", tag)
-		}
+		c.scenario.Metadata.Tags = append(c.scenario.Metadata.Tags, slug(tag)) // one of theirs has a slash
 	}
 	c.scenario.World = c.world
 	for i := range c.from.Steps {
@@ -465,7 +459,7 @@ func bare(p *cyclonusPolicy) networkingv1.NetworkPolicy {
 // addresses tells of ipBlocks, whose addresses are those of the cluster the case was generated for.
 func (c *caseImport) addresses(at string, p networkingv1.NetworkPolicy) {
 	tell := func(at string, b *networkingv1.IPBlock) {
-		if b != nil {
+		if b != nil && !strings.HasSuffix(b.CIDR, "/0") { // every address means the same in any cluster
 			c.omit(at+".ipBlock", c.object(), "%s is kept as it is, and means pods of the cluster it was generated for; ${pod:NAMESPACE/POD} names one of the world's", b.CIDR)
 		}
 	}

@@ -146,6 +146,9 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 	for _, p := range d.pairs(n, path, 0) {
 		at := child(path, p.key.Value)
 		field, known := fields[p.key.Value]
+		if !known && d.partial {
+			continue
+		}
 		if !known {
 			d.unknownField(p.key, path, fields)
 			continue
@@ -303,7 +306,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			continue
 		}
 		value := reflect.New(v.Type().Elem()).Elem()
-		if isNull(p.value) && value.Kind() == reflect.String {
+		if isNull(p.value) && value.Kind() == reflect.String && !d.partial {
 			d.undecodable(at, p.value.Line, nil, `write "" for the empty value`, "has no value")
 			continue
 		}

@@ -6,6 +6,10 @@
 // defaults, then validates; every fault of every file comes back at once as [Faults], each with file, line, field path and value. A loaded
 // scenario is the same value on every machine: addresses enter later, through [Substitute]. schema.json is the language for editors.
 //
+// Worlds and policies may also come from what a person has already: manifests, kustomizations and what Helm renders, named in [World.From] and
+// [Policies.Manifests], or given to [FromManifests]. What those say and a world cannot is listed in [Scenario.Omissions], and what is neither workload
+// nor policy is counted in [Scenario.Ignored]; nothing is fetched and nothing is executed.
+//
 // The trap: intent is what a person wants, not what the policies say. Nothing here evaluates a policy, and a scenario whose
 // policies contradict its intent loads without a fault; finding that out is what a run is for. Policies are kept as they were written:
 // the API server's defaults are not filled in here.

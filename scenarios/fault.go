@@ -72,11 +72,15 @@ type document struct {
 	lines map[string]int // field path → line, filled by decoding
 	bad   map[string]struct{}
 	sink  *sink
+	// rendered names the object when nobody wrote the document: it then has no lines.
+	rendered string
+	// partial says that into has a part of the fields only: unknown ones are passed over, and a null is an empty string, as for the API.
+	partial bool
 }
 
 // at is the line of a field, or of the nearest thing around it that is written in the file.
 func (d *document) at(field string) int {
-	for {
+	for d.rendered == "" {
 		if line, ok := d.lines[field]; ok {
 			return line
 		}
@@ -85,6 +89,7 @@ func (d *document) at(field string) int {
 		}
 		field = enclosing(field)
 	}
+	return 0
 }
 
 // enclosing is the path of what holds field.
@@ -106,7 +111,11 @@ func (d *document) fault(field string, value any, hint, format string, args ...a
 	if value != nil {
 		text = fmt.Sprint(value)
 	}
-	d.sink.add(Fault{File: d.file, Line: d.at(field), Field: field, Value: text, Message: fmt.Sprintf(format, args...), Hint: hint})
+	line := d.at(field)
+	if d.rendered != "" {
+		field = strings.TrimSuffix(d.rendered+" "+field, " ")
+	}
+	d.sink.add(Fault{File: d.file, Line: line, Field: field, Value: text, Message: fmt.Sprintf(format, args...), Hint: hint})
 }
 
 // undecodable records a fault of decoding. Later checks of the field stay silent.

@@ -24,6 +24,8 @@ type tree interface {
 	// beside is the name of what file calls relative.
 	beside(file, relative string) string
 	join(directory, name string) string
+	// rooted is the same file as a name within an fs.FS that also has everything it may refer to.
+	rooted(name string) (fs.FS, string, error)
 }
 
 type osTree struct{}
@@ -38,7 +40,22 @@ func (osTree) beside(file, relative string) string {
 	return filepath.Join(filepath.Dir(file), filepath.FromSlash(relative))
 }
 
+func (osTree) rooted(name string) (fs.FS, string, error) {
+	absolute, err := filepath.Abs(name)
+	if err != nil {
+		return nil, "", err
+	}
+	root := filepath.VolumeName(absolute) + string(filepath.Separator)
+	inner := filepath.ToSlash(strings.TrimPrefix(absolute, root))
+	if inner == "" {
+		inner = "."
+	}
+	return os.DirFS(root), inner, nil
+}
+
 type fsTree struct{ fs.FS }
+
+func (t fsTree) rooted(name string) (fs.FS, string, error) { return t.FS, name, nil }
 
 func (t fsTree) open(name string) (fs.File, error)       { return t.Open(name) }
 func (t fsTree) list(name string) ([]fs.DirEntry, error) { return fs.ReadDir(t.FS, name) }

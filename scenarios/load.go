@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"io/fs"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -220,7 +221,14 @@ func (l *loader) scenario(name string, node *yaml.Node) *Scenario {
 	} else {
 		l.named[s.Metadata.Name] = name
 	}
+	return l.complete(doc, s)
+}
+
+// complete reads in whatever a decoded scenario refers to, fills its defaults and checks it.
+func (l *loader) complete(doc *document, s *Scenario) *Scenario {
+	manifests := newManifestReader(l)
 	c := checker{document: doc, scenario: s, policies: l.policies(doc, s)}
+	c.policies = append(c.policies, manifests.policiesOf(doc, &s.Policies)...)
 	for _, p := range c.policies {
 		s.Policies.Loaded = append(s.Policies.Loaded, p.Policy)
 	}
@@ -232,12 +240,16 @@ func (l *loader) scenario(name string, node *yaml.Node) *Scenario {
 		}
 	}
 	worldRead := true
-	if s.World.File != "" {
+	switch {
+	case s.World.File != "":
 		worldRead = l.sharedWorld(doc, s)
-	} else {
+	case len(s.World.From) > 0:
+		worldRead = l.derivedWorld(doc, s, manifests)
+	default:
 		s.World.setDefaults()
 		checkWorld(doc, "world", s.World)
 	}
+	s.Omissions, s.Ignored = manifests.account()
 	setDefaults(s)
 	if worldRead && len(s.World.Namespaces) > 0 { // else every name would be unknown, which helps nobody
 		c.check()
@@ -247,8 +259,8 @@ func (l *loader) scenario(name string, node *yaml.Node) *Scenario {
 
 // sharedWorld puts the world of the named file in place, and tells whether there was one.
 func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
-	if s.World.Namespaces != nil || s.World.Services != nil {
-		doc.fault("world", nil, "write the world out, or name a file", "file goes with neither namespaces nor services")
+	if s.World.Namespaces != nil || s.World.Services != nil || s.World.From != nil {
+		doc.fault("world", nil, "write the world out, or name a file", "file goes with neither namespaces nor services nor from")
 	}
 	name := l.tree.beside(doc.file, s.World.File)
 	l.used[name] = struct{}{}
@@ -270,6 +282,53 @@ func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
 	}
 	s.World, s.WorldFile = l.world(name, documents), name
 	return true
+}
+
+// derivedWorld puts a world made from manifests, and what is written beside them, in place, and tells whether it could be made.
+func (l *loader) derivedWorld(doc *document, s *Scenario, manifests *manifestReader) bool {
+	before := len(l.sink.faults)
+	var list []*manifest
+	for i, relative := range s.World.From {
+		at := item("world.from", i)
+		name := l.tree.beside(doc.file, relative)
+		list = append(list, manifests.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) })...)
+	}
+	derived := worldFrom(manifests, s.World.DefaultNamespace, list)
+	if len(l.sink.faults) > before {
+		return false // half a world would only bring more faults
+	}
+	if len(derived.Namespaces) == 0 {
+		doc.fault("world.from", nil, "name files with Deployments, Pods and the like", "the manifests have no workload")
+		return false
+	}
+	s.World.From, s.World.DefaultNamespace = nil, ""
+	s.World = merged(derived, s.World)
+	s.World.setDefaults()
+	checkWorld(doc, "world", s.World)
+	return true
+}
+
+// merged is a derived world with what is written on top: pods and Services are added, labels of namespaces win.
+func merged(derived, written World) World {
+	for _, ns := range written.Namespaces {
+		i := slices.IndexFunc(derived.Namespaces, func(d Namespace) bool { return d.Name == ns.Name })
+		if i < 0 {
+			derived.Namespaces = append(derived.Namespaces, ns)
+			continue
+		}
+		into := &derived.Namespaces[i]
+		into.Pods = append(into.Pods, ns.Pods...)
+		if len(ns.Labels) > 0 {
+			labels := maps.Clone(into.Labels)
+			if labels == nil {
+				labels = map[string]string{}
+			}
+			maps.Copy(labels, ns.Labels)
+			into.Labels = labels
+		}
+	}
+	derived.Services = append(derived.Services, written.Services...)
+	return derived
 }
 
 // world reads and checks a World file. Scenarios that share it get values of their own, and the same faults, which are told once.

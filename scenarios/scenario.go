@@ -29,6 +29,10 @@ type Scenario struct {
 	File string `json:"-"`
 	// WorldFile is the path the world was read from; empty when it is written in the scenario. Not part of the language.
 	WorldFile string `json:"-"`
+	// Omissions are what World.From and Policies.Manifests say and a world cannot. Not part of the language.
+	Omissions []Omission `json:"-"`
+	// Ignored counts, by kind, the objects of World.From and Policies.Manifests that neither of them reads. Not part of the language.
+	Ignored map[string]int `json:"-"`
 }
 
 // Metadata names a scenario.
@@ -43,13 +47,19 @@ type Metadata struct {
 	Controls []string `json:"controls,omitempty"`
 }
 
-// World is namespaces, pods and Services. Policies are not part of it. It is either written out or taken from a file.
+// World is namespaces, pods and Services. Policies are not part of it. It is written out, taken from a file, or derived from manifests.
 type World struct {
 	// File is the path of a World file, relative to the scenario file. Nothing else may be given with it. Loading puts the
 	// file's namespaces and Services in its place and leaves File empty, so that equal worlds are equal values.
-	File       string      `json:"file,omitempty"`
-	Namespaces []Namespace `json:"namespaces,omitempty"`
-	Services   []Service   `json:"services,omitempty"`
+	File string `json:"file,omitempty"`
+	// From lists paths of manifests, relative to the scenario file, whose workloads become pods: whatever kubectl apply takes, with -f
+	// (YAML files with objects of any kind, as helm template prints them, and directories of them) or with -k (directories with a
+	// kustomization). What is written in Namespaces and Services comes on top. Loading puts the pods in its place and leaves From empty.
+	From []string `json:"from,omitempty"`
+	// DefaultNamespace is for those objects of From that name no namespace.
+	DefaultNamespace string      `json:"defaultNamespace,omitempty"`
+	Namespaces       []Namespace `json:"namespaces,omitempty"`
+	Services         []Service   `json:"services,omitempty"`
 }
 
 // WorldFile is a file of kind World: a world for several scenarios to share. A run builds it once for all of them.
@@ -79,8 +89,8 @@ type Namespace struct {
 type Pod struct {
 	Name   string            `json:"name"`
 	Labels map[string]string `json:"labels,omitempty"`
-	// Ports are listened on. Default: TCP 80.
-	Ports []Port `json:"ports,omitempty"`
+	// Ports are listened on. Default: TCP 80. An empty list means none.
+	Ports []Port `json:"ports,omitzero"`
 	// Node says where it runs: "" for anywhere, "a", "b", … for named places that are pairwise different nodes (a is the first
 	// schedulable node in name order).
 	Node string `json:"node,omitempty"`
@@ -113,22 +123,29 @@ type ServicePort struct {
 	Protocol   corev1.Protocol `json:"protocol,omitempty"`
 }
 
-// Policies are gathered from every source in this order: Inline, then Files.
+// Policies are gathered from every source in this order: Inline, Files, Manifests.
 type Policies struct {
 	Inline []networkingv1.NetworkPolicy `json:"inline,omitempty"`
 	// Files are paths of multi-document YAML files or directories of them, relative to the scenario file.
 	Files []string `json:"files,omitempty"`
+	// Manifests are paths like those of World.From, relative to the scenario file. Every NetworkPolicy is taken, and other kinds are counted.
+	Manifests []string `json:"manifests,omitempty"`
+	// DefaultNamespace is for those policies of Manifests that name no namespace.
+	DefaultNamespace string `json:"defaultNamespace,omitempty"`
 
-	// Loaded is Inline and the contents of Files with their origins, in order. Filled by loading.
+	// Loaded is Inline and the contents of Files and Manifests with their origins, in order. Filled by loading.
 	Loaded []Policy `json:"-"`
 }
 
 // Policy is one NetworkPolicy and where it was written.
 type Policy struct {
 	Spec networkingv1.NetworkPolicy
+	// File is the path it was read from; the kustomization file if a kustomization renders to it.
 	File string
 	// Line is the first line of the document or list item in File, counted from 1; 0 when unknown.
 	Line int
+	// Template is the template of a chart that Helm rendered it from, as its Source comment says; else empty.
+	Template string
 }
 
 // Step changes policies or labels, then observes.

@@ -332,7 +332,7 @@ func checkFile(t testing.TB, name string) []string {
 
 func TestEveryShippedFileFollowsTheSchema(t *testing.T) {
 	checked := 0
-	for _, pattern := range []string{"catalogue/*/*.yaml", "examples/*.yaml", "testdata/good/*.yaml"} {
+	for _, pattern := range []string{"catalogue/*/*.yaml", "examples/*.yaml", "testdata/good/*.yaml", "testdata/derived/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

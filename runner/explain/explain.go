@@ -46,6 +46,9 @@ type Note struct {
 	Text string `json:"text"`
 }
 
+// NoteHairpin stands for [reach.NoteSelfTraffic] where a pod reaches itself through a Service.
+const NoteHairpin = "service-hairpin"
+
 // Ask derives the answer. set must be what the engine was compiled from; lines come from it. Errors match reach.ErrUnknownPod, [ErrUnknown] or
 // [ErrNoBackend], or tell of a question without any pod.
 func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, port Port) (*Report, error) {
@@ -66,6 +69,9 @@ func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, po
 		locate(set, &d.Ingress)
 		a := Answer{Destination: e.Endpoint.String(), Port: e.Port, Verdict: d.Verdict, Egress: d.Egress, Ingress: d.Ingress}
 		for _, id := range d.Notes {
+			if id == reach.NoteSelfTraffic && destination.Service != "" {
+				id = NoteHairpin
+			}
 			a.Notes = append(a.Notes, Note{id, noteText(id)})
 		}
 		if d.Verdict != reach.Allow {
@@ -192,6 +198,8 @@ func noteText(id string) string {
 	switch id {
 	case reach.NoteSelfTraffic:
 		return "source and destination are the same pod: no policy can keep a pod from itself"
+	case NoteHairpin:
+		return "the pod reaches itself through the Service: no policy can keep a pod from itself, though some CNIs see its node as the source then and hold policies against that"
 	case reach.NoteHostNetwork:
 		return "one end is a hostNetwork pod: policies do not select it and selectors do not match it; some CNIs tell it apart from its node, some do not"
 	case reach.NoteLocalNode:

@@ -275,7 +275,7 @@ func (c *checker) peers(r *rule) {
 			c.block(r, i)
 			continue
 		}
-		if peer.NamespaceSelector != nil && isEmpty(peer.NamespaceSelector) && isEmpty(peer.PodSelector) {
+		if peer.NamespaceSelector != nil && isEmpty(peer.NamespaceSelector) && isEmpty(peer.PodSelector) && !c.told(r, i, i-1) && !c.told(r, i, i+1) {
 			c.add(r.policy, allowAll, r.at(i)+".namespaceSelector", "namespaceSelector {} matches every pod of every namespace",
 				"name the namespaces, such as by the label "+corev1.LabelMetadataName)
 		}

@@ -156,7 +156,7 @@ func (c *checker) typos(p *manifest.Policy, field string, s metav1.LabelSelector
 		var message, near string
 		switch {
 		case len(have) == 0:
-			if near = nearest(w.key, keys(of)); near != "" {
+			if near = nearestKey(w.key, keys(of)); near != "" {
 				message = fmt.Sprintf("no %s has the label %s", who, w.key)
 				if v := values(of, near); !w.any && slices.Contains(v, w.value) {
 					near += "=" + w.value
@@ -185,7 +185,16 @@ const lettersPerTypo = 3
 
 // nearest is the candidate most like word, or "" when none is. Of equals the first.
 func nearest(word string, candidates []string) string {
-	best, bestTypos := "", min(maxTypos, len(word)/lettersPerTypo)+1
+	return nearestWithin(word, candidates, min(maxTypos, len(word)/lettersPerTypo))
+}
+
+// nearestKey is nearest for the keys of labels, which differ by more than a letter even where they are short.
+func nearestKey(word string, candidates []string) string {
+	return nearestWithin(word, candidates, max(1, min(maxTypos, len(word)/lettersPerTypo)))
+}
+
+func nearestWithin(word string, candidates []string, most int) string {
+	best, bestTypos := "", most+1
 	for _, c := range candidates {
 		if strings.EqualFold(word, c) {
 			return c

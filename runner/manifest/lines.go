@@ -38,12 +38,15 @@ const maxFields = 100_000
 
 func linesOf(n *yaml.Node) Lines {
 	l := Lines{"": n.Line}
-	l.walk(n, "")
+	l.walk(n, "", 0)
 	return l
 }
 
-func (l Lines) walk(n *yaml.Node, path string) {
-	if len(l) > maxFields {
+// maxNesting bounds how deep fields lie: an alias may stand for what it is itself in. The API has no field a third as deep.
+const maxNesting = 50
+
+func (l Lines) walk(n *yaml.Node, path string, depth int) {
+	if len(l) > maxFields || depth > maxNesting {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
@@ -64,13 +67,13 @@ func (l Lines) walk(n *yaml.Node, path string) {
 				continue
 			}
 			l[at] = key.Line
-			l.walk(value, at)
+			l.walk(value, at, depth+1)
 		}
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
 			at := path + "[" + strconv.Itoa(i) + "]"
 			l[at] = item.Line
-			l.walk(item, at)
+			l.walk(item, at, depth+1)
 		}
 	}
 }

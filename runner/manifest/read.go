@@ -123,7 +123,7 @@ func (r *reader) object(file string, n *yaml.Node, level nesting) {
 	}
 	switch kind {
 	case policyKind:
-		if version == policyAPIVersion || !strings.HasPrefix(version, policyGroup) && !strings.Contains(version, "/") {
+		if strings.HasPrefix(version, policyGroup) || !strings.Contains(version, "/") { // CNIs have kinds of the same name
 			r.policy(place, n, version)
 		}
 	case "Namespace":

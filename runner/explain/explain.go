@@ -92,7 +92,7 @@ type end struct {
 func backends(set *manifest.Set, name string, port Port) ([]end, error) {
 	i := slices.IndexFunc(set.Services, func(s manifest.Service) bool { return s.Namespace+"/"+s.Name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("Service %s: %w", name, ErrUnknown)
+		return nil, fmt.Errorf("finding service %s: %w", name, ErrUnknown)
 	}
 	s := &set.Services[i]
 	at := slices.IndexFunc(s.Ports, func(p manifest.ServicePort) bool { return p.Protocol == port.Protocol && p.Port == port.Number })

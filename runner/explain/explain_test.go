@@ -122,7 +122,7 @@ func TestQuestionsWithoutAnAnswerSayWhatIsThere(t *testing.T) {
 		want     string
 	}{
 		"an unknown pod":                   {"shop/wb shop/db 5432", reach.ErrUnknownPod, "finding pod shop/wb"},
-		"an unknown Service":               {"shop/web service:shop/none 80", explain.ErrUnknown, "Service shop/none"},
+		"an unknown Service":               {"shop/web service:shop/none 80", explain.ErrUnknown, "finding service shop/none"},
 		"a port the Service lacks":         {"shop/web service:shop/all 81", explain.ErrUnknown, "TCP/81, the Service has TCP/80"},
 		"a Service that nothing is behind": {"shop/web service:shop/empty 80", explain.ErrNoBackend, "service:shop/empty"},
 		"a target port that no pod has":    {"shop/web service:shop/misnamed 80", explain.ErrNoBackend, "service:shop/misnamed"},

@@ -52,12 +52,13 @@ func TestEveryKindThatMakesPodsBecomesOnePod(t *testing.T) {
 }
 
 func TestAPodListensThroughItsContainersAndSidecarsAlone(t *testing.T) {
-	always := corev1.ContainerRestartPolicyAlways
+	always, onFailure := corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyOnFailure
 	p := manifest.PodOf("x", "a", nil, corev1.PodSpec{
 		HostNetwork: true, NodeName: "n",
 		Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 53, Protocol: "UDP"}, {ContainerPort: 99999}}}},
 		InitContainers: []corev1.Container{
 			{Ports: []corev1.ContainerPort{{ContainerPort: 1}}},
+			{Ports: []corev1.ContainerPort{{ContainerPort: 3}}, RestartPolicy: &onFailure},
 			{Ports: []corev1.ContainerPort{{ContainerPort: 2}}, RestartPolicy: &always},
 		},
 	}, corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}, {IP: "nonsense"}}})

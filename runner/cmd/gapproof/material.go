@@ -261,4 +261,3 @@ func prefixes(flag string, values []string) ([]netip.Prefix, error) {
 	}
 	return out, nil
 }
-

@@ -1,0 +1,109 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/gapproof/gapproof/runner/manifest"
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// ErrForbidden is in the error of a reading that the user's rights do not cover; [Role] has what is needed.
+var ErrForbidden = errors.New("the cluster does not let this user read it")
+
+// ErrNoService is in the error of ReadService for one that is not there.
+var ErrNoService = errors.New("the cluster has no such Service")
+
+// Role is the least privilege of Read and ReadService, ready for kubectl apply.
+const Role = `apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: gapproof-explain}
+rules:
+- {apiGroups: [""], resources: [namespaces, pods], verbs: [list]}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list]}
+- {apiGroups: [""], resources: [services], verbs: [get]} # only for service: destinations
+`
+
+// pageSize bounds one answer of the API server. kubectl's own: large enough for few round trips, small enough for the server's memory.
+const pageSize = 500
+
+// Read lists the cluster's pods, NetworkPolicies and namespaces, in pages. Errors match ErrForbidden where rights are missing.
+func Read(ctx context.Context, client kubernetes.Interface) (reach.World, []reach.Policy, error) {
+	var world reach.World
+	var policies []reach.Policy
+	var pods []reach.Pod
+	err := list(ctx, "pods", client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			return
+		}
+		pods = append(pods, manifest.PodOf(p.Namespace, p.Name, p.Labels, p.Spec, p.Status))
+	})
+	if err != nil {
+		return reach.World{}, nil, err
+	}
+	err = list(ctx, "networkpolicies", client.NetworkingV1().NetworkPolicies(metav1.NamespaceAll).List, func(p *networkingv1.NetworkPolicy) {
+		policies = append(policies, reach.Policy{Spec: *p.DeepCopy()})
+	})
+	if err != nil {
+		return reach.World{}, nil, err
+	}
+	// Namespaces come last, so that one made meanwhile is there for its pods.
+	known := map[string]struct{}{}
+	err = list(ctx, "namespaces", client.CoreV1().Namespaces().List, func(n *corev1.Namespace) {
+		known[n.Name] = struct{}{}
+		world.Namespaces = append(world.Namespaces, reach.Namespace{Name: n.Name, Labels: n.Labels})
+	})
+	if err != nil {
+		return reach.World{}, nil, err
+	}
+	for _, p := range pods {
+		if _, ok := known[p.Namespace]; ok {
+			world.Pods = append(world.Pods, p)
+		}
+	}
+	return world, policies, nil
+}
+
+// ReadService gets one Service. Errors match ErrNoService or ErrForbidden.
+func ReadService(ctx context.Context, client kubernetes.Interface, namespace, name string) (manifest.Service, error) {
+	s, err := client.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return manifest.Service{}, fmt.Errorf("getting service %s/%s: %w", namespace, name, ErrNoService)
+	case apierrors.IsForbidden(err):
+		return manifest.Service{}, fmt.Errorf("getting service %s/%s: %w: %w", namespace, name, ErrForbidden, err)
+	case err != nil:
+		return manifest.Service{}, fmt.Errorf("getting service %s/%s: %w", namespace, name, err)
+	}
+	return manifest.ServiceOf(s, namespace), nil
+}
+
+// list calls each for every object of a resource. T is the type of one object, L that of a page.
+func list[T any, L runtime.Object](ctx context.Context, resource string, page func(context.Context, metav1.ListOptions) (L, error), each func(*T)) error {
+	p := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return page(ctx, o) })
+	p.PageSize = pageSize
+	err := p.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+		item, ok := any(o).(*T)
+		if !ok {
+			return fmt.Errorf("the list holds %T", o)
+		}
+		each(item)
+		return nil
+	})
+	switch {
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("listing %s: %w: %w", resource, ErrForbidden, err)
+	case err != nil:
+		return fmt.Errorf("listing %s: %w", resource, err)
+	}
+	return nil
+}

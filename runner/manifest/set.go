@@ -1,0 +1,173 @@
+package manifest
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// Set is what files or a cluster hold, ready for the engine, each thing with the place it was written at.
+type Set struct {
+	World    reach.World
+	Policies []Policy
+	Services []Service
+	// Places are where namespaces ("shop") and pods ("shop/web") were written. What is only named in passing, or assumed, has none.
+	Places    map[string]Place
+	Pods      Knowledge
+	Addresses Addresses
+}
+
+// Knowledge says how much of the pods a set holds.
+type Knowledge uint8
+
+// NoPods is a set of policies alone; SomePods one with workloads beside them.
+const (
+	NoPods Knowledge = iota
+	SomePods
+)
+
+// Addresses says where the addresses of a world's pods come from.
+type Addresses uint8
+
+// Invented addresses are of 198.18.0.0/15, as package plan has them, and say nothing about the cluster's; Real ones were read from the
+// status of every pod.
+const (
+	Invented Addresses = iota
+	Real
+)
+
+// Place is a line of a file. File is empty and Line 0 when unknown.
+type Place struct {
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+}
+
+// String is "file:line", "file", or "" when the place is not known.
+func (p Place) String() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d", p.File, p.Line)
+}
+
+// Policy is a NetworkPolicy with the lines of its fields.
+type Policy struct {
+	reach.Policy
+	Lines Lines
+}
+
+// Name is "namespace/name".
+func (p *Policy) Name() string { return p.Spec.Namespace + "/" + p.Spec.Name }
+
+// Place is where a field was written, or what it lies within.
+func (p *Policy) Place(field string) Place {
+	if line := p.Lines.Of(field); line > 0 {
+		return Place{p.File, line}
+	}
+	return Place{p.File, p.Line}
+}
+
+// Service is what matters to policies of a Service: the pods behind it and the ports they are reached on.
+type Service struct {
+	Namespace string
+	Name      string
+	// Selector is nil for a Service without one: its endpoints are made by hand and not known here.
+	Selector map[string]string
+	Ports    []ServicePort
+}
+
+// ServicePort maps a port of the Service to one of its pods.
+type ServicePort struct {
+	Name     string
+	Protocol corev1.Protocol
+	Port     uint16
+	// Target is a number or the name of a port of the pods.
+	Target intstr.IntOrString
+}
+
+// Selects tells whether a pod stands behind the Service.
+func (s *Service) Selects(p *reach.Pod) bool {
+	if len(s.Selector) == 0 || p.Namespace != s.Namespace {
+		return false
+	}
+	for k, v := range s.Selector {
+		if have, ok := p.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// On is the number that the pod is reached on; false when the target is a name that the pod has no port of.
+func (p ServicePort) On(pod *reach.Pod) (uint16, bool) {
+	if p.Target.Type == intstr.Int {
+		return uint16(p.Target.IntVal), p.Target.IntVal > 0 && p.Target.IntVal <= maxPort
+	}
+	for _, c := range pod.Ports {
+		if c.Name == p.Target.StrVal && c.Protocol == p.Protocol {
+			return c.Port, true
+		}
+	}
+	return 0, false
+}
+
+const maxPort = 65535
+
+// Bare are the policies as the engine takes them.
+func (s *Set) Bare() []reach.Policy {
+	out := make([]reach.Policy, len(s.Policies))
+	for i := range s.Policies {
+		out[i] = s.Policies[i].Policy
+	}
+	return out
+}
+
+// Find is the policy of that "namespace/name"; nil when there is none.
+func (s *Set) Find(name string) *Policy {
+	for i := range s.Policies {
+		if s.Policies[i].Name() == name {
+			return &s.Policies[i]
+		}
+	}
+	return nil
+}
+
+// Fault is one thing wrong with a file.
+type Fault struct {
+	Place
+	// Field is the path inside the document; empty for a fault of the file or the document.
+	Field   string
+	Message string
+}
+
+// Error is "file:line: field: message".
+func (f Fault) Error() string {
+	parts := []string{f.Place.String(), f.Field, f.Message}
+	var written []string
+	for _, p := range parts {
+		if p != "" {
+			written = append(written, p)
+		}
+	}
+	return strings.Join(written, ": ")
+}
+
+// Faults is everything that is wrong with the files; never empty.
+type Faults []Fault
+
+// Error has one line per fault.
+func (f Faults) Error() string {
+	lines := make([]string, len(f))
+	for i := range f {
+		lines[i] = f[i].Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// inventedRange is set aside for tests of network devices and belongs to no cluster (RFC 2544).
+var inventedRange = netip.MustParsePrefix("198.18.0.0/15")

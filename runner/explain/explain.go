@@ -193,20 +193,15 @@ func locate(set *manifest.Set, s *reach.Side) {
 	at(s.Nearest)
 }
 
-// noteText says what a semantics note means. One that is not known here is told by its name alone.
+// noteText says what the engine takes where the API leaves something open. One that is not known here is told by its name alone.
 func noteText(id string) string {
-	switch id {
-	case reach.NoteSelfTraffic:
-		return "source and destination are the same pod: no policy can keep a pod from itself"
-	case NoteHairpin:
+	if id == NoteHairpin {
 		return "the pod reaches itself through the Service: no policy can keep a pod from itself, though some CNIs see its node as the source then and hold policies against that"
-	case reach.NoteHostNetwork:
-		return "one end is a hostNetwork pod: policies do not select it and selectors do not match it; some CNIs tell it apart from its node, some do not"
-	case reach.NoteLocalNode:
-		return "the source is on the destination's own node, outside of any pod network: a pod always accepts from its node"
-	case reach.NoteIPBlockPod:
-		return "an ipBlock decided about a pod: it is meant for addresses outside of the cluster, and some CNIs never match pods by it"
-	default:
-		return id
 	}
+	for _, n := range reach.Notes() {
+		if n.ID == id {
+			return n.Open + "; taken here: " + n.Taken
+		}
+	}
+	return id
 }

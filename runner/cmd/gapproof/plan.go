@@ -12,13 +12,14 @@ import (
 )
 
 func (a *app) plan() *cobra.Command {
-	return &cobra.Command{
+	var minimal bool
+	c := &cobra.Command{
 		Use:   "plan [FILE|DIR ...]",
 		Short: "Print every attempt of scenarios and what is promised, without a cluster",
 		Long: `plan derives every verdict offline. Addresses are invented (198.18.0.0/15), so an ipBlock of a real cluster's range does not
 contain them. Where intent and policies differ, the line is marked: that is a policy bug found before anything runs.`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			all, err := load(args)
+			all, err := a.load(args)
 			if err != nil {
 				return err
 			}
@@ -28,6 +29,12 @@ contain them. Where intent and policies differ, the line is marked: that is a po
 				if err != nil {
 					return err
 				}
+				if minimal {
+					if err := a.printMinimal(p); err != nil {
+						return err
+					}
+					continue
+				}
 				differ = a.printPlan(p) || differ
 			}
 			if differ {
@@ -36,6 +43,31 @@ contain them. Where intent and policies differ, the line is marked: that is a po
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&minimal, "minimal", false, "print the fewest connections that stand for all, and what they cover")
+	return c
+}
+
+// printMinimal prints, per step, the smallest set of connections that tells every class of pods and ports apart, and its coverage.
+func (a *app) printMinimal(p *plan.Plan) error {
+	for _, step := range p.Steps {
+		engine, err := reach.Compile(step.World, step.Policies)
+		if err != nil {
+			return usageError{err}
+		}
+		c := engine.Coverage()
+		fmt.Fprintf(a.out, "%s, step %q, probes: %d, standing for %d connections\n", p.Name, step.Name, c.Probes, c.Stands)
+		fmt.Fprintf(a.out, "  classes: %d of pods, %d of ports; combinations: %d, on one node: %d, across nodes: %d, without a node: %d; port boundaries: %d; block edges: %d\n",
+			c.PodClasses, c.PortClasses, c.Combinations, c.SameNode, c.CrossNode, c.Unplaced, c.Boundaries, c.Edges)
+		for probe := range engine.MinimalProbes() {
+			q := probe.Query
+			d, err := engine.Decide(q)
+			if err != nil {
+				return usageError{err}
+			}
+			fmt.Fprintf(a.out, "  %-5s %s>%s:%s/%d  %s, %s\n", d.Verdict, q.Source, q.Destination, q.Protocol, q.Port, probe.Purpose, probe.Placement)
+		}
+	}
+	return nil
 }
 
 func planOffline(s *scenarios.Scenario) (*plan.Plan, error) {

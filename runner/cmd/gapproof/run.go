@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,7 +94,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if o.deadline < 10*time.Millisecond || o.deadline > 30*time.Second {
 		return usageError{fmt.Errorf("--deadline: %s is not between 10ms and 30s", o.deadline)}
 	}
-	all, err := load(args)
+	all, err := a.load(args)
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ const shipped = "catalogue:"
 
 // load reads the named scenarios, or the shipped catalogue when none is named. Arguments that begin with "catalogue:" are read from
 // the catalogue in the binary, so that a scenario can be repeated where there is no checkout.
-func load(args []string) ([]*scenarios.Scenario, error) {
+func (a *app) load(args []string) ([]*scenarios.Scenario, error) {
 	if len(args) == 0 {
 		args = []string{shipped + "."}
 	}
@@ -190,7 +192,14 @@ func load(args []string) ([]*scenarios.Scenario, error) {
 	if len(faults) > 0 {
 		return nil, faults
 	}
-	return append(own, all...), nil
+	all = append(own, all...)
+	for _, s := range all {
+		a.omissions(s.Omissions)
+		for _, kind := range slices.Sorted(maps.Keys(s.Ignored)) {
+			fmt.Fprintf(a.err, "%s: passed over %d of kind %s\n", s.Metadata.Name, s.Ignored[kind], kind)
+		}
+	}
+	return all, nil
 }
 
 // place is a cluster to run on and what goes there.

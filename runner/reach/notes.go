@@ -26,8 +26,9 @@ type Note struct {
 	Taken string `json:"taken"`
 	// Reference is the address of the text it rests on.
 	Reference string `json:"reference"`
-	// Scenario is the name of the scenario that shows it on a cluster.
-	Scenario string `json:"scenario"`
+	// Scenario is the name of the shipped scenario that shows it on a cluster; empty while the scenario language has no words for it
+	// (hostNetwork pods, nodes, ClusterNetworkPolicy).
+	Scenario string `json:"scenario,omitempty"`
 }
 
 const (
@@ -40,22 +41,22 @@ const (
 func Notes() []Note {
 	return []Note{
 		{
-			ID:       NoteDomainNames,
-			Open:     "which addresses a domainNames peer stands for is known to whoever resolves the name, at that moment",
-			Taken:    "the peer matches no address; the verdict is what the other rules make of it",
-			Scenario: "cluster-policy-domain-names", Reference: clusterPolicyPage,
+			ID:        NoteDomainNames,
+			Open:      "which addresses a domainNames peer stands for is known to whoever resolves the name, at that moment",
+			Taken:     "the peer matches no address; the verdict is what the other rules make of it",
+			Reference: clusterPolicyPage,
 		},
 		{
-			ID:       NoteEqualPriority,
-			Open:     "of two ClusterNetworkPolicies of one tier and one priority whose rules match and disagree, an implementation may apply either",
-			Taken:    "the policy whose name comes first decides",
-			Scenario: "cluster-policies-of-equal-priority", Reference: clusterPolicyPage,
+			ID:        NoteEqualPriority,
+			Open:      "of two ClusterNetworkPolicies of one tier and one priority whose rules match and disagree, an implementation may apply either",
+			Taken:     "the policy whose name comes first decides",
+			Reference: clusterPolicyPage,
 		},
 		{
-			ID:       NoteHostNetwork,
-			Open:     "a CNI may or may not tell a hostNetwork pod from its node",
-			Taken:    "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
-			Scenario: "host-network-pod", Reference: hostNetworkPart,
+			ID:        NoteHostNetwork,
+			Open:      "a CNI may or may not tell a hostNetwork pod from its node",
+			Taken:     "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
+			Reference: hostNetworkPart,
 		},
 		{
 			ID:       NoteIPBlockPod,
@@ -64,16 +65,16 @@ func Notes() []Note {
 			Scenario: "ingress-from-address", Reference: networkPolicyPage + "#behavior-of-to-and-from-selectors",
 		},
 		{
-			ID:       NoteLocalNode,
-			Open:     "traffic to and from the node where a pod runs is always allowed; whether a hostNetwork pod there counts as the node is left open",
-			Taken:    "it does: ingress from it is allowed whatever the policies say",
-			Scenario: "local-node-reaches-isolated-pod", Reference: hostNetworkPart,
+			ID:        NoteLocalNode,
+			Open:      "traffic to and from the node where a pod runs is always allowed; whether a hostNetwork pod there counts as the node is left open",
+			Taken:     "it does: ingress from it is allowed whatever the policies say",
+			Reference: hostNetworkPart,
 		},
 		{
 			ID:       NoteSelfTraffic,
 			Open:     "a pod cannot block access to itself; CNIs differ where it goes through a Service, and ClusterNetworkPolicy does not say",
 			Taken:    "it is allowed, whatever the policies of any tier say",
-			Scenario: "self-traffic", Reference: networkPolicyPage + "#the-two-sorts-of-pod-isolation",
+			Scenario: "a-pod-reaches-itself", Reference: networkPolicyPage + "#the-two-sorts-of-pod-isolation",
 		},
 	}
 }

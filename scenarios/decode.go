@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -199,32 +200,11 @@ func nearestName(name string, candidates []string) string {
 		if strings.EqualFold(name, c) {
 			return c
 		}
-		if typos := distance(name, c); typos < bestTypos {
+		if typos := levenshtein.ComputeDistance(name, c); typos < bestTypos {
 			best, bestTypos = c, typos
 		}
 	}
 	return best
-}
-
-// distance is the number of letters to insert, remove or exchange between a and b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 type pair struct{ key, value *yaml.Node }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/agnivade/levenshtein"
 )
 
 // nearestShown is how many similar IDs an error offers: few enough to be read at a glance.
@@ -58,7 +60,7 @@ func (p *Plan) nearest(id string) []string {
 	}
 	candidates := make([]candidate, len(p.Attempts))
 	for i, a := range p.Attempts {
-		candidates[i] = candidate{a.ID, distance(a.ID, id)}
+		candidates[i] = candidate{a.ID, levenshtein.ComputeDistance(a.ID, id)}
 	}
 	slices.SortStableFunc(candidates, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
 	var ids []string
@@ -66,25 +68,4 @@ func (p *Plan) nearest(id string) []string {
 		ids = append(ids, c.id)
 	}
 	return ids
-}
-
-// distance is how many bytes must be inserted, deleted or replaced to make a into b (Levenshtein's).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -23,6 +23,10 @@ build: ## build bin/gapproof (static)
 host: build ## install what the host lacks and start the engine
 	@$(BIN) doctor --fix
 
+.PHONY: testtools
+testtools: ## install what tests alone need: ip, nsenter and unshare
+	@command -v ip nsenter unshare >/dev/null || apt-get install -y -qq --no-install-recommends iproute2 util-linux
+
 .PHONY: images
 images: host ## build every image of the lab from modules into the cache
 	@$(BIN) bundle create
@@ -72,7 +76,7 @@ e2e: images ## tests on the real engine and on real clusters of their own
 	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 30m -v ./...
 
 .PHONY: test
-test: host unit e2e ## everything CI runs
+test: host testtools unit e2e ## everything CI runs
 
 .PHONY: race
 race: host ## the same 20 steps with gapproof and with cyclonus, on one cluster

@@ -25,7 +25,7 @@ host: build ## install what the host lacks and start the engine
 
 .PHONY: testtools
 testtools: ## install what tests alone need: ip, nsenter and unshare
-	@command -v ip nsenter unshare >/dev/null || apt-get install -y -qq --no-install-recommends iproute2 util-linux
+	@{ command -v ip && command -v nsenter && command -v unshare; } >/dev/null || apt-get install -y -qq --no-install-recommends iproute2 util-linux
 
 .PHONY: images
 images: host ## build every image of the lab from modules into the cache

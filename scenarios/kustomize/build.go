@@ -126,6 +126,7 @@ func (s *scout) directory(directory, from string) {
 	for _, list := range []struct {
 		field string
 		paths []string
+		//lint:ignore SA1019 old kustomizations still use it, and it can name something remote
 	}{{"resources", k.Resources}, {"bases", k.Bases}, {"components", k.Components}} {
 		for i, p := range list.paths {
 			if remote(p) == nil {

@@ -1,5 +1,7 @@
 package kustomize
 
+//lint:file-ignore SA1019 old kustomizations still use the deprecated fields, and each of them can name something remote
+
 import (
 	"errors"
 	"fmt"

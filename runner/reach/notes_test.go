@@ -39,6 +39,13 @@ func TestEveryNoteIsCarriedBySomeDecisionAndNoOther(t *testing.T) {
 	for _, n := range mustDecide(t, domain, parseQuery(t, "x/a > 192.0.2.1 TCP/80")).Notes {
 		carried[n] = true
 	}
+	// Two policies of one priority that disagree are too rare to be left to chance.
+	equal := mustCompile(t, threeByThree(), nil,
+		mustClusterPolicy(t, "a", `{tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{namespaces: {}}]}]}`),
+		mustClusterPolicy(t, "b", `{tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}`))
+	for _, n := range mustDecide(t, equal, parseQuery(t, "x/a > y/b TCP/80")).Notes {
+		carried[n] = true
+	}
 	for _, n := range Notes() {
 		if !carried[n.ID] {
 			t.Errorf("no decision carries %s", n.ID)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/scenarios"
@@ -157,6 +158,48 @@ func TestADeadDestinationIsInconclusiveNeverDenied(t *testing.T) {
 	}
 	if got := rep.Summary().ExitCode; got != 3 {
 		t.Errorf("exit code %d, want 3", got)
+	}
+}
+
+func TestADenyNeedsADestinationThatIsProvenAlive(t *testing.T) {
+	boots := 0
+	for _, tc := range []struct {
+		name, want string
+		ail        func(*probes.Health)
+	}{
+		{"a listener fails its own check", "failed its self-check", func(h *probes.Health) {
+			h.Listeners = []probes.ListenerHealth{{Protocol: probes.TCP, Port: 80, Fault: "closed"}}
+		}},
+		{"the agent restarts in between", "restarted during the attempt", func(h *probes.Health) {
+			boots++
+			h.BootID = strings.Repeat("x", boots)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMemory(t)
+			m.ail = func(name string, h *probes.Health) {
+				if name == "x/b" {
+					tc.ail(h)
+				}
+			}
+			rep, err := New(m, m, options()).Run(t.Context(), load(t, denyThenAllow))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+				if j.Attempt.ID != "x/a>x/b:TCP/80" {
+					continue
+				}
+				found = true
+				if j.Result != compare.Inconclusive || !strings.Contains(j.Reason, tc.want) {
+					t.Errorf("%s is %s (%s), want inconclusive with %q", j.Attempt.ID, j.Result, j.Reason, tc.want)
+				}
+			}
+			if !found {
+				t.Error("the denied attempt is not in the report")
+			}
+		})
 	}
 }
 

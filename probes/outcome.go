@@ -131,4 +131,7 @@ type Observation struct {
 	Outcome  Outcome   `json:"outcome"`
 	Arrivals []Arrival `json:"arrivals,omitempty"`
 	Control  Control   `json:"control"`
+	// Sightings are the kernel's, and Level is how strong they are: the weakest of the witnesses on the way.
+	Sightings []Sighting `json:"sightings,omitempty"`
+	Level     Level      `json:"level,omitzero"`
 }

@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // The only apiVersion, and the kinds of file: a scenario, and a world that several scenarios share.
@@ -60,6 +61,29 @@ type World struct {
 	DefaultNamespace string      `json:"defaultNamespace,omitempty"`
 	Namespaces       []Namespace `json:"namespaces,omitempty"`
 	Services         []Service   `json:"services,omitempty"`
+	Reach            Reach       `json:"reach,omitzero"`
+}
+
+// Reach says what a world's pods attempt beyond TCP, UDP and SCTP to pods and Services in the cluster's first address family.
+type Reach struct {
+	// Families are the address families of attempts, IPv4 and IPv6. Default: the cluster's first one. A family that the cluster has not
+	// makes its attempts skipped.
+	Families []corev1.IPFamily `json:"families,omitempty"`
+	// ICMP also plans an echo request between each two pods. NetworkPolicy does not speak about ICMP (semantics note "icmp").
+	ICMP bool `json:"icmp,omitempty"`
+	// Nodes are places ("a", "b", …) whose node addresses are destinations, written "node:a", on the ports that the world's
+	// hostNetwork pods there listen on, and on the node ports of the world's Services.
+	Nodes []string `json:"nodes,omitempty"`
+	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME".
+	Outside []OutsideHost `json:"outside,omitempty"`
+}
+
+// OutsideHost is one host outside the cluster: in the lab a container on the lab's network.
+type OutsideHost struct {
+	// Name is a DNS label.
+	Name string `json:"name"`
+	// Ports are listened on. Default: TCP 80.
+	Ports []Port `json:"ports,omitzero"`
 }
 
 // WorldFile is a file of kind World: a world for several scenarios to share. A run builds it once for all of them.
@@ -68,6 +92,7 @@ type WorldFile struct {
 	Metadata        WorldMetadata `json:"metadata"`
 	Namespaces      []Namespace   `json:"namespaces"`
 	Services        []Service     `json:"services,omitempty"`
+	Reach           Reach         `json:"reach,omitzero"`
 }
 
 // WorldMetadata names a World file.
@@ -94,6 +119,8 @@ type Pod struct {
 	// Node says where it runs: "" for anywhere, "a", "b", … for named places that are pairwise different nodes (a is the first
 	// schedulable node in name order).
 	Node string `json:"node,omitempty"`
+	// HostNetwork runs the pod in its node's network namespace. Its ports must then be unique on the node and above 1023.
+	HostNetwork bool `json:"hostNetwork,omitempty"`
 }
 
 // Port is one listener.
@@ -113,6 +140,10 @@ type Service struct {
 	Ports     []ServicePort     `json:"ports"`
 	// Lookup also plans a DNS attempt for the Service's name from every pod, each an attempt of its own.
 	Lookup bool `json:"lookup,omitempty"`
+	// Type is ClusterIP or NodePort. Default: ClusterIP.
+	Type corev1.ServiceType `json:"type,omitempty"`
+	// ClusterIP is empty, or "None" for a headless Service, whose name resolves to its pods.
+	ClusterIP string `json:"clusterIP,omitempty"`
 }
 
 // ServicePort maps a Service port to the pods' port.
@@ -126,6 +157,9 @@ type ServicePort struct {
 // Policies are gathered from every source in this order: Inline, Files, Manifests.
 type Policies struct {
 	Inline []networkingv1.NetworkPolicy `json:"inline,omitempty"`
+	// Cluster are ClusterNetworkPolicies. Where the cluster does not serve their kind the scenario is skipped, and the report says so.
+	// Steps name them without a namespace.
+	Cluster []npav1alpha2.ClusterNetworkPolicy `json:"cluster,omitempty"`
 	// Files are paths of multi-document YAML files or directories of them, relative to the scenario file.
 	Files []string `json:"files,omitempty"`
 	// Manifests are paths like those of World.From, relative to the scenario file. Every NetworkPolicy is taken, and other kinds are counted.
@@ -158,10 +192,28 @@ type Step struct {
 	// Delete names policies in effect as "namespace/name"; "*" stands for all of them.
 	Delete  []string  `json:"delete,omitempty"`
 	Relabel []Relabel `json:"relabel,omitempty"`
-	Expect  *Expect   `json:"expect,omitempty"`
+	// Restart deletes pods ("namespace/pod") and makes them again as they are now; each comes back with a new address.
+	Restart []string `json:"restart,omitempty"`
+	// Move makes pods again on another node.
+	Move []Move `json:"move,omitempty"`
+	// Scale removes pods, or brings back removed ones.
+	Scale  []Scale `json:"scale,omitempty"`
+	Expect *Expect `json:"expect,omitempty"`
 
 	// Replacing is Replace with origins. Filled by loading.
 	Replacing []Policy `json:"-"`
+}
+
+// Move names a pod and the place ("a", "b", …) it goes to.
+type Move struct {
+	Pod  string `json:"pod"`
+	Node string `json:"node"`
+}
+
+// Scale sets how many of a pod there are, 0 or 1: attempts from and to a pod that is not there are skipped.
+type Scale struct {
+	Pod      string `json:"pod"`
+	Replicas int    `json:"replicas"`
 }
 
 // Relabel sets (value) or removes (null) labels of one pod or namespace.

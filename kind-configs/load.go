@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -78,7 +79,12 @@ func validate(c *v1alpha4.Cluster) error {
 	if !c.Networking.DisableDefaultCNI {
 		fault("networking.disableDefaultCNI: must be true: the lab installs the CNI under test")
 	}
-	if _, err := PodSubnets(c); err != nil {
+	if pods, err := PodSubnets(c); err != nil {
+		faults = append(faults, err)
+	} else if err := checkFamilies(c.Networking.IPFamily, pods); err != nil {
+		faults = append(faults, err)
+	}
+	if _, err := ServiceSubnets(c); err != nil {
 		faults = append(faults, err)
 	}
 	controlPlanes := 0
@@ -100,16 +106,50 @@ func validate(c *v1alpha4.Cluster) error {
 	return errors.Join(faults...)
 }
 
+// checkFamilies holds the pod ranges against the family that the file names. IPv6 alone is refused: nodes reach the mirror over IPv4.
+func checkFamilies(family v1alpha4.ClusterIPFamily, pods []netip.Prefix) error {
+	var want []string
+	switch family {
+	case v1alpha4.IPv4Family:
+		want = []string{"IPv4"}
+	case v1alpha4.DualStackFamily:
+		want = []string{"IPv4", "IPv6"}
+	default:
+		return fmt.Errorf("networking.ipFamily: is %q, want ipv4 or dual", family)
+	}
+	var got []string
+	for _, p := range pods {
+		if p.Addr().Is4() {
+			got = append(got, "IPv4")
+		} else {
+			got = append(got, "IPv6")
+		}
+	}
+	if !slices.Equal(want, got) {
+		return fmt.Errorf("networking.podSubnet: has the families %v, want %v for ipFamily %s", got, want, family)
+	}
+	return nil
+}
+
 // PodSubnets are the pod address ranges of the topology, at most one per address family, in the file's order.
 func PodSubnets(c *v1alpha4.Cluster) ([]netip.Prefix, error) {
+	return prefixes("networking.podSubnet", c.Networking.PodSubnet)
+}
+
+// ServiceSubnets are the ranges of ClusterIPs, likewise.
+func ServiceSubnets(c *v1alpha4.Cluster) ([]netip.Prefix, error) {
+	return prefixes("networking.serviceSubnet", c.Networking.ServiceSubnet)
+}
+
+func prefixes(field, list string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, s := range strings.Split(c.Networking.PodSubnet, ",") {
+	for s := range strings.SplitSeq(list, ",") {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, fmt.Errorf("networking.podSubnet: reading %q: %w", s, err)
+			return nil, fmt.Errorf("%s: reading %q: %w", field, s, err)
 		}
 		if p != p.Masked() {
-			return nil, fmt.Errorf("networking.podSubnet: %s has host bits, want %s", p, p.Masked())
+			return nil, fmt.Errorf("%s: %s has host bits, want %s", field, p, p.Masked())
 		}
 		out = append(out, p)
 	}

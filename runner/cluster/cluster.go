@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -82,8 +83,9 @@ type Node struct {
 	Name string `json:"name"`
 	// Role is kind's: "control-plane" or "worker".
 	Role string `json:"role"`
-	// Address is the node's IPv4 address on the cluster's network.
-	Address netip.Addr `json:"address"`
+	// Address is the node's IPv4 address on the cluster's network, Address6 its IPv6 one where the topology has both families.
+	Address  netip.Addr `json:"address"`
+	Address6 netip.Addr `json:"address6,omitzero"`
 }
 
 // Cluster is one cluster that is up.
@@ -366,11 +368,11 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 		return err
 	})
 	g.Go(func() error {
-		avoid := podSubnets
-		if service, err := netip.ParsePrefix(u.topology.Networking.ServiceSubnet); err == nil {
-			avoid = append([]netip.Prefix{service}, avoid...)
+		services, err := kindconfigs.ServiceSubnets(u.topology)
+		if err != nil {
+			return err
 		}
-		subnet, err := u.engine.createNetwork(ctx, u.o.Name, avoid)
+		subnet, err := u.engine.createNetwork(ctx, u.o.Name, u.topology.Networking.IPFamily, slices.Concat(podSubnets, services))
 		if err != nil {
 			return err
 		}
@@ -434,7 +436,7 @@ func (e engine) nodes(ctx context.Context, name string) ([]Node, error) {
 	if len(own.nodes) == 0 {
 		return nil, nil
 	}
-	format := `{{.Name}} {{index .Config.Labels "io.x-k8s.kind.role"}} {{(index .NetworkSettings.Networks "` + objectName(name) + `").IPAddress}}`
+	format := `{{.Name}} {{index .Config.Labels "io.x-k8s.kind.role"}} {{with index .NetworkSettings.Networks "` + objectName(name) + `"}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}`
 	args := []string{"container", "inspect", "--format", format}
 	for _, c := range own.nodes {
 		args = append(args, c.id)
@@ -446,14 +448,19 @@ func (e engine) nodes(ctx context.Context, name string) ([]Node, error) {
 	var out []Node
 	for _, line := range lines {
 		f := strings.Fields(line)
-		if len(f) != 3 {
-			return nil, fmt.Errorf("inspecting the nodes: docker printed %q, want a name, a role and an address", line)
+		if len(f) != 3 && len(f) != 4 {
+			return nil, fmt.Errorf("inspecting the nodes: docker printed %q, want a name, a role and one or two addresses", line)
 		}
-		address, err := netip.ParseAddr(f[2])
-		if err != nil {
+		node := Node{Name: strings.TrimPrefix(f[0], "/"), Role: f[1]}
+		if node.Address, err = netip.ParseAddr(f[2]); err != nil {
 			return nil, fmt.Errorf("inspecting node %s: %w", f[0], err)
 		}
-		out = append(out, Node{Name: strings.TrimPrefix(f[0], "/"), Role: f[1], Address: address})
+		if len(f) == 4 {
+			if node.Address6, err = netip.ParseAddr(f[3]); err != nil {
+				return nil, fmt.Errorf("inspecting node %s: %w", f[0], err)
+			}
+		}
+		out = append(out, node)
 	}
 	sort.Slice(out, func(a, b int) bool { return out[a].Name < out[b].Name })
 	return out, nil

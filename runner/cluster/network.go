@@ -13,6 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 )
 
 // ErrNoSubnet reports that no candidate subnet is free on this host.
@@ -62,6 +64,13 @@ func hostAddress(subnet netip.Prefix, n byte) netip.Addr {
 	b := subnet.Masked().Addr().As4()
 	b[3] |= n
 	return netip.AddrFrom4(b)
+}
+
+// subnet6 is the IPv6 range beside an IPv4 one of the pools: a unique local prefix (RFC 4193) of the lab's own, whose subnet number is the
+// middle of the IPv4 range. Two networks differ in it as they differ in the IPv4 range.
+func subnet6(subnet netip.Prefix) netip.Prefix {
+	v4 := subnet.Addr().As4()
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x67, 0x61, 0x70, 0x70, 0x66, v4[1], v4[2]}), 64)
 }
 
 // upperHalf is the part of the subnet from which the engine hands out addresses.
@@ -179,7 +188,8 @@ func routeWord(s string) (out [4]byte, err error) {
 
 // createNetwork makes the cluster's network. It has no masquerading: nothing in a lab has business outside, so packets that try
 // to leave carry an address nobody answers to. Another process may take the same subnet first; the next one is tried then.
-func (e engine) createNetwork(ctx context.Context, name string, alsoTaken []netip.Prefix) (netip.Prefix, error) {
+// A network for the dual family has the range subnet6 besides; any other has no IPv6 at all.
+func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.ClusterIPFamily, alsoTaken []netip.Prefix) (netip.Prefix, error) {
 	taken, err := takenSubnets(ctx, e)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -190,10 +200,14 @@ func (e engine) createNetwork(ctx context.Context, name string, alsoTaken []neti
 		if err != nil {
 			return netip.Prefix{}, err
 		}
-		err = e.create(ctx, "network", "create", "--driver", "bridge",
+		args := []string{"network", "create", "--driver", "bridge",
 			"--subnet", subnet.String(), "--gateway", hostAddress(subnet, 1).String(), "--ip-range", upperHalf(subnet).String(),
 			"--opt", "com.docker.network.bridge.enable_ip_masquerade=false",
-			"--label", Label+"="+name, objectName(name))
+			"--label", Label + "=" + name}
+		if family == v1alpha4.DualStackFamily {
+			args = append(args, "--ipv6", "--subnet", subnet6(subnet).String())
+		}
+		err = e.create(ctx, append(args, objectName(name))...)
 		if err == nil {
 			return subnet, nil
 		}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/kind/pkg/apis/config/v1alpha4"
 )
 
 func prefixes(s ...string) []netip.Prefix {
@@ -86,6 +88,14 @@ func FuzzParseRoutes(f *testing.F) {
 	})
 }
 
+func TestIPv6RangesDifferAsIPv4RangesDo(t *testing.T) {
+	for subnet, want := range map[string]string{"172.30.2.0/24": "fd67:6170:7066:1e02::/64", "10.199.255.0/24": "fd67:6170:7066:c7ff::/64"} {
+		if got := subnet6(netip.MustParsePrefix(subnet)); got.String() != want || got != got.Masked() {
+			t.Errorf("%s: want %s, got %s", subnet, want, got)
+		}
+	}
+}
+
 func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 	f := newFake(t)
 	f.networks = []*fakeNetwork{{name: "other", subnet: "172.30.0.0/23"}}
@@ -95,7 +105,7 @@ func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 			f.refuse["network create"] = "Error response from daemon: Pool overlaps with other one on this address space"
 		}
 	}
-	subnet, err := f.engine().createNetwork(t.Context(), "a", prefixes("172.30.3.0/24"))
+	subnet, err := f.engine().createNetwork(t.Context(), "a", v1alpha4.IPv4Family, prefixes("172.30.3.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,9 +119,20 @@ func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 			t.Errorf("%q lacks %q", create, want)
 		}
 	}
+	if strings.Contains(create, "--ipv6") {
+		t.Errorf("%q: a network of IPv4 alone must have no IPv6", create)
+	}
 	f.before = nil
+	f.refuse = map[string]string{}
+	subnet, err = f.engine().createNetwork(t.Context(), "c", v1alpha4.DualStackFamily, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if create, want := f.commands[len(f.commands)-1], "--ipv6 --subnet "+subnet6(subnet).String(); !strings.Contains(create, want) {
+		t.Errorf("%q lacks %q", create, want)
+	}
 	f.refuse["network create"] = "Error response from daemon: something else"
-	if _, err := f.engine().createNetwork(t.Context(), "b", nil); err == nil {
+	if _, err := f.engine().createNetwork(t.Context(), "b", v1alpha4.IPv4Family, nil); err == nil {
 		t.Error("another fault was taken for an overlap")
 	}
 }

@@ -59,6 +59,11 @@ func small() Profile {
 		Patches: []Patch{{Target: agent, Patch: []byte(`{"spec":{"template":{"spec":{
 			"initContainers":[{"name":"unwanted","$patch":"delete"}],
 			"containers":[{"name":"agent","env":[{"name":"MODE","value":"Always"}]}]}}}}`)}},
+		IPv6: &IPv6{
+			PodSubnet: &PodSubnet{Target: agent, Container: "agent", Env: "POD_CIDR6"},
+			Patches: []Patch{{Target: agent, Patch: []byte(`{"spec":{"template":{"spec":{
+				"containers":[{"name":"agent","env":[{"name":"IP6","value":"autodetect"}]}]}}}}`)}},
+		},
 	}
 }
 
@@ -96,7 +101,8 @@ func TestRenderPatchesTellsTheSubnetAndPins(t *testing.T) {
 	want := corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "install", Image: "example.org/cni:v1@" + cniDigest, ImagePullPolicy: corev1.PullIfNotPresent}},
 		Containers: []corev1.Container{{Name: "agent", Image: "example.org/agent:v1@" + agentDigest, ImagePullPolicy: corev1.PullIfNotPresent, Env: []corev1.EnvVar{
-			{Name: "KEPT", Value: "1"}, {Name: "MODE", Value: "Always"}, {Name: "POD_CIDR", Value: "10.244.0.0/16,fd00::/56"},
+			{Name: "IP6", Value: "autodetect"}, {Name: "KEPT", Value: "1"}, {Name: "MODE", Value: "Always"},
+			{Name: "POD_CIDR", Value: "10.244.0.0/16"}, {Name: "POD_CIDR6", Value: "fd00::/56"},
 		}}},
 	}
 	byName := cmpopts.SortSlices(func(a, b corev1.EnvVar) bool { return a.Name < b.Name })
@@ -132,7 +138,13 @@ func TestRenderRefuses(t *testing.T) {
 			}
 		})
 	}
-	dir, lock := smallLab(t, "kind: ConfigMap\n")
+	dir, lock := smallLab(t, manifest)
+	p := small()
+	p.IPv6 = nil
+	if _, err := Render(p, dir, lock, []netip.Prefix{netip.MustParsePrefix("fd00::/56")}); !errors.Is(err, ErrNoIPv6) {
+		t.Errorf("an IPv6 pod subnet for a profile without IPv6: %v, want %v", err, ErrNoIPv6)
+	}
+	dir, lock = smallLab(t, "kind: ConfigMap\n")
 	if _, err := Render(small(), dir, lock, nil); err == nil || !strings.Contains(err.Error(), "document 1") {
 		t.Errorf("an object without a name: %v, want its document named", err)
 	}

@@ -22,11 +22,14 @@ import (
 	"github.com/gapproof/gapproof/images"
 )
 
+// ErrNoIPv6 reports a profile that has nothing for IPv6, asked for by a cluster whose pods have IPv6 addresses.
+var ErrNoIPv6 = errors.New("profile has no ipv6 section")
+
 // ErrManifest reports a manifest that is not the one the lock lists.
 var ErrManifest = errors.New("manifest does not match the lock")
 
 // Render returns the objects of the profile's manifest as they are applied: patched, told the pod subnets, and with every image
-// pinned. It touches no cluster. All images the lock does not list are named in one error, which matches [images.ErrNotLocked].
+// pinned. It touches no cluster. The error matches [ErrNoIPv6] for an IPv6 pod subnet that the profile has nothing for. All images the lock does not list are named in one error, which matches [images.ErrNotLocked].
 func Render(p Profile, labDir string, lock *images.Lock, podSubnets []netip.Prefix) ([]*unstructured.Unstructured, error) {
 	raw, err := readManifest(p.Manifest, labDir, lock)
 	if err != nil {
@@ -36,24 +39,49 @@ func Render(p Profile, labDir string, lock *images.Lock, podSubnets []netip.Pref
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", p.Manifest, err)
 	}
-	for i, patch := range p.Patches {
-		if err := apply(objects, patch); err != nil {
-			return nil, fmt.Errorf("applying patches[%d] of profile %s: %w", i, p.Name, err)
+	var v4, v6 []netip.Prefix
+	for _, s := range podSubnets {
+		if s.Addr().Is4() {
+			v4 = append(v4, s)
+		} else {
+			v6 = append(v6, s)
 		}
 	}
-	if s := p.PodSubnet; s != nil && len(podSubnets) > 0 {
-		patch, err := s.patch(podSubnets)
-		if err != nil {
-			return nil, err
+	if err := change(objects, p.Patches, p.PodSubnet, v4); err != nil {
+		return nil, fmt.Errorf("rendering profile %s: %w", p.Name, err)
+	}
+	if len(v6) > 0 {
+		if p.IPv6 == nil {
+			return nil, fmt.Errorf("rendering profile %s for the pod subnet %s: %w", p.Name, v6[0], ErrNoIPv6)
 		}
-		if err := apply(objects, patch); err != nil {
-			return nil, fmt.Errorf("setting the pod subnet of profile %s: %w", p.Name, err)
+		if err := change(objects, p.IPv6.Patches, p.IPv6.PodSubnet, v6); err != nil {
+			return nil, fmt.Errorf("rendering profile %s for IPv6: %w", p.Name, err)
 		}
 	}
 	if err := pin(objects, lock); err != nil {
 		return nil, fmt.Errorf("pinning the images of %s: %w", p.Manifest, err)
 	}
 	return objects, nil
+}
+
+// change applies the patches, then tells the pod subnets where there are any.
+func change(objects []*unstructured.Unstructured, patches []Patch, where *PodSubnet, subnets []netip.Prefix) error {
+	for i, patch := range patches {
+		if err := apply(objects, patch); err != nil {
+			return fmt.Errorf("applying patches[%d]: %w", i, err)
+		}
+	}
+	if where == nil || len(subnets) == 0 {
+		return nil
+	}
+	patch, err := where.patch(subnets)
+	if err != nil {
+		return err
+	}
+	if err := apply(objects, patch); err != nil {
+		return fmt.Errorf("setting the pod subnet: %w", err)
+	}
+	return nil
 }
 
 // readManifest reads a locked file whole and verifies it before anything looks at it.

@@ -28,6 +28,8 @@ type Profile struct {
 	Patches []Patch `json:"patches,omitempty"`
 	// PodSubnet says where the manifest is told the pod address range, when it is told at all.
 	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
+	// IPv6 is what a cluster needs besides whose pods have IPv6 addresses too. Nil where the profile cannot be installed there.
+	IPv6 *IPv6 `json:"ipv6,omitempty"`
 	// APIServer names a ConfigMap through which the CNI is told the API server's own address, when it can be told.
 	APIServer *Target `json:"apiServer,omitempty"`
 	// Ready are the DaemonSets and Deployments that must be rolled out. They need not be in the manifest.
@@ -63,6 +65,14 @@ type PodSubnet struct {
 	Target    Target `json:"target"`
 	Container string `json:"container"`
 	Env       string `json:"env"`
+}
+
+// IPv6 is the part of a profile that dual-stack clusters get.
+type IPv6 struct {
+	// Patches are applied after the profile's own.
+	Patches []Patch `json:"patches,omitempty"`
+	// PodSubnet takes the IPv6 range as Profile.PodSubnet takes the IPv4 one.
+	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
 }
 
 //go:embed */profile.yaml
@@ -114,16 +124,22 @@ func decodeProfile(raw []byte) (Profile, error) {
 		require(field+".kind", t.Kind)
 		require(field+".name", t.Name)
 	}
+	changes := func(field string, patches []Patch, subnet *PodSubnet) {
+		for i, patch := range patches {
+			target(fmt.Sprintf("%spatches[%d].target", field, i), patch.Target)
+			require(fmt.Sprintf("%spatches[%d].patch", field, i), string(patch.Patch))
+		}
+		if subnet != nil {
+			target(field+"podSubnet.target", subnet.Target)
+			require(field+"podSubnet.container", subnet.Container)
+			require(field+"podSubnet.env", subnet.Env)
+		}
+	}
 	require("name", p.Name)
 	require("manifest", p.Manifest)
-	for i, patch := range p.Patches {
-		target(fmt.Sprintf("patches[%d].target", i), patch.Target)
-		require(fmt.Sprintf("patches[%d].patch", i), string(patch.Patch))
-	}
-	if s := p.PodSubnet; s != nil {
-		target("podSubnet.target", s.Target)
-		require("podSubnet.container", s.Container)
-		require("podSubnet.env", s.Env)
+	changes("", p.Patches, p.PodSubnet)
+	if p.IPv6 != nil {
+		changes("ipv6.", p.IPv6.Patches, p.IPv6.PodSubnet)
 	}
 	if a := p.APIServer; a != nil {
 		target("apiServer", *a)

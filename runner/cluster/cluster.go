@@ -364,7 +364,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 	var loaded string
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		u.tag, loaded, err = u.engine.loadNodeImage(ctx, u.entry, u.image)
+		u.tag, loaded, err = u.engine.loadLocked(ctx, nodeRepository, u.entry, u.image)
 		return err
 	})
 	g.Go(func() error {
@@ -421,7 +421,7 @@ func (u *up) record(context.Context) (string, error) {
 		return "", fmt.Errorf("finding the lab directory: %w", err)
 	}
 	r := &record{
-		Version: recordVersion, Name: u.o.Name, Topology: u.o.Topology, Lock: u.lock, LabDir: lab,
+		Version: recordVersion, Name: u.o.Name, Topology: u.o.Topology, Lock: u.lock, LabDir: lab, Platform: u.o.Lock.Platform,
 		Created: time.Now().UTC(), PodNetwork: u.o.Install != nil, Cluster: u.cluster,
 	}
 	return u.files.record(), r.write(u.files.record())

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -116,7 +117,7 @@ func remove(ctx context.Context, e engine, name string, f files) ([]string, erro
 func (e engine) removeAll(ctx context.Context, own belongings) (removed []string, err error) {
 	var faults []error
 	mirrors := e.mirrorImages(ctx, own.helpers)
-	removed, err = e.removeContainers(ctx, append(own.nodes, own.helpers...))
+	removed, err = e.removeContainers(ctx, slices.Concat(own.outside, own.nodes, own.helpers))
 	faults = append(faults, err)
 	for _, n := range own.networks {
 		if _, err := e.docker(ctx, nil, "network", "rm", n); err != nil && !gone(err) {

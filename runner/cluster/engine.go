@@ -165,11 +165,12 @@ type container struct {
 type belongings struct {
 	nodes    []container
 	helpers  []container // the mirror
+	outside  []container // outside hosts of runs
 	networks []string
 }
 
 func (b belongings) empty() bool {
-	return len(b.nodes) == 0 && len(b.helpers) == 0 && len(b.networks) == 0
+	return len(b.nodes) == 0 && len(b.helpers) == 0 && len(b.outside) == 0 && len(b.networks) == 0
 }
 
 // Labels that tell what belongs to a cluster.
@@ -200,8 +201,16 @@ func (e engine) find(ctx context.Context, name string) (own belongings, foreign 
 			foreign = append(foreign, "network "+network)
 		}
 	}
-	if own.helpers, err = e.containers(ctx, Label+"="+name); err != nil {
+	helpers, err := e.containers(ctx, Label+"="+name)
+	if err != nil {
 		return own, nil, err
+	}
+	for _, c := range helpers {
+		if strings.HasPrefix(c.name, outsidePrefix(name)) {
+			own.outside = append(own.outside, c)
+		} else {
+			own.helpers = append(own.helpers, c)
+		}
 	}
 	nodes, err := e.containers(ctx, kindLabel+"="+objectName(name))
 	if err != nil {

@@ -158,10 +158,13 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 			}
 		}
 	case "container rm":
-		f.containers = slices.DeleteFunc(f.containers, func(k *fakeContainer) bool { return slices.Contains(c.args, k.id) })
+		f.containers = slices.DeleteFunc(f.containers, func(k *fakeContainer) bool { return slices.Contains(c.args, k.id) || slices.Contains(c.args, k.name) })
 	case "container inspect":
 		for _, k := range f.containers {
 			if k.id == last || k.name == last {
+				if strings.Contains(flag(c.args, "--format"), "IPAddress") {
+					return k.state + " 172.30.0.130 fd67::82", nil
+				}
 				return map[string]string{"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state}[flag(c.args, "--format")], nil
 			}
 		}
@@ -169,12 +172,26 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 	case "container logs":
 		return "mirror: the lab has no lock\n", nil
 	case "run --detach":
-		key, value, _ := strings.Cut(flag(c.args, "--label"), "=")
-		image := c.args[len(c.args)-len(MirrorCommand())-1]
-		f.containers = append(f.containers, &fakeContainer{
-			id: "id-" + flag(c.args, "--name"), name: flag(c.args, "--name"), state: "exited", image: image,
-			labels: map[string]string{key: value}, networks: []string{flag(c.args, "--network")},
-		})
+		k := &fakeContainer{
+			id: "id-" + flag(c.args, "--name"), name: flag(c.args, "--name"), state: "exited", labels: map[string]string{},
+			networks: []string{flag(c.args, "--network")},
+		}
+		for label := range strings.SplitSeq(flag(c.args, "--label"), ",") {
+			key, value, _ := strings.Cut(label, "=")
+			k.labels[key] = value
+		}
+		for _, a := range c.args {
+			if strings.HasPrefix(a, mirrorRepository+":") {
+				k.image = a
+			}
+			if strings.HasPrefix(a, probeRepository+":") {
+				k.image, k.state = a, "running"
+			}
+		}
+		f.containers = append(f.containers, k)
+	case "exec --interactive":
+		_, err := io.Copy(&out, c.in) // an agent that answers with what it was asked
+		return out.String(), err
 	case "image inspect":
 		i, ok := f.images[last]
 		if !ok {

@@ -38,6 +38,7 @@ var (
 const (
 	nodeRepository   = "gapproof.dev/node"
 	mirrorRepository = "gapproof.dev/mirror"
+	probeRepository  = "gapproof.dev/outside"
 )
 
 // shortDigest is how many hexadecimal digits of a digest stand in a tag; the whole digest is compared besides.
@@ -93,10 +94,13 @@ func layoutImage(dir, digest, platform string) (v1.Image, error) {
 	return nil, fmt.Errorf("looking for %s in the index: %w", platform, ErrNotImage)
 }
 
-// loadNodeImage makes sure that the engine has the locked node image and returns the name it has there. detail says whether it
-// had to be loaded.
-func (e engine) loadNodeImage(ctx context.Context, entry images.Image, image v1.Image) (tag, detail string, err error) {
-	tag = nodeRepository + ":" + entry.Tag + "-" + strings.TrimPrefix(entry.Digest, "sha256:")[:shortDigest]
+// probePath is where the probe lies in its image (images/probe/component.yaml).
+const probePath = "/gapproof-probe"
+
+// loadLocked makes sure that the engine has a locked image and returns the name it has there, in a repository of ours. detail says
+// whether it had to be loaded.
+func (e engine) loadLocked(ctx context.Context, repository string, entry images.Image, image v1.Image) (tag, detail string, err error) {
+	tag = repository + ":" + entry.Tag + "-" + strings.TrimPrefix(entry.Digest, "sha256:")[:shortDigest]
 	has, err := e.hasImage(ctx, tag, image)
 	if err != nil {
 		return "", "", err

@@ -92,19 +92,19 @@ func TestNodeImageIsLoadedOnceAndThenFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFake(t)
-	tag, detail, err := f.engine().loadNodeImage(t.Context(), entry, image)
+	tag, detail, err := f.engine().loadLocked(t.Context(), nodeRepository, entry, image)
 	if err != nil || detail != "loaded" {
 		t.Fatalf("first: %q, %v; want it loaded", detail, err)
 	}
 	if !strings.HasPrefix(tag, "gapproof.dev/node:v1.37.2-") {
 		t.Errorf("loaded as %s, want a name of ours", tag)
 	}
-	again, detail, err := f.engine().loadNodeImage(t.Context(), entry, image)
+	again, detail, err := f.engine().loadLocked(t.Context(), nodeRepository, entry, image)
 	if err != nil || again != tag || detail == "loaded" {
 		t.Errorf("second: %s, %q, %v; want it found", again, detail, err)
 	}
 	f.images[tag] = fakeImage{id: "sha256:other"}
-	if _, detail, err = f.engine().loadNodeImage(t.Context(), entry, image); err != nil || detail != "loaded" {
+	if _, detail, err = f.engine().loadLocked(t.Context(), nodeRepository, entry, image); err != nil || detail != "loaded" {
 		t.Errorf("with other content under the name: %q, %v; want it loaded again", detail, err)
 	}
 }
@@ -137,7 +137,7 @@ func TestACorruptLayerFailsTheLoad(t *testing.T) {
 	if err := os.Remove(filepath.Join(images.LayoutDir(dir), "blobs", "sha256", digest.Hex)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := newFake(t).engine().loadNodeImage(t.Context(), entry, image); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := newFake(t).engine().loadLocked(t.Context(), nodeRepository, entry, image); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want the missing layer named", err)
 	}
 }

@@ -77,13 +77,17 @@ func (f files) kubeconfig() string { return filepath.Join(f.dir, "kubeconfig") }
 func (f files) record() string     { return filepath.Join(f.dir, "cluster.json") }
 func (f files) certs() string      { return filepath.Join(f.dir, "certs.d") }
 func (f files) mirror() string     { return filepath.Join(f.dir, "mirror") }
-func (f files) accessLog() string  { return filepath.Join(f.mirror(), accessLogName) }
+
+// outside is the folder of one outside host of a run; without a name, of all of the run; without a run, of all.
+func (f files) outside(run, name string) string { return filepath.Join(f.dir, "outside", run, name) }
+
+func (f files) accessLog() string { return filepath.Join(f.mirror(), accessLogName) }
 
 // accessLogName is the access log's name in the folder that is mounted into the mirror.
 const accessLogName = "access.jsonl"
 
 // recordVersion is the only version of cluster.json that this build reads.
-const recordVersion = 2
+const recordVersion = 3
 
 // record is cluster.json: what a cluster was made from. It is written when the cluster is complete, so its absence is the mark of
 // a half-made one.
@@ -93,6 +97,7 @@ type record struct {
 	Topology string    `json:"topology"`
 	Lock     string    `json:"lock"` // digest of the lock
 	LabDir   string    `json:"labDir"`
+	Platform string    `json:"platform"` // the lock's
 	Created  time.Time `json:"created"`
 	// PodNetwork is whether one was installed; without it nodes cannot be Ready.
 	PodNetwork bool     `json:"podNetwork"`

@@ -11,6 +11,9 @@
 //	--rate 0                  attempts begun per second; zero for no bound
 //	--version                 print the version and exit
 //
+// "gapproof-probe connect [--agent-port 4370]" instead joins its standard input and output to the agent on the loopback, for a runner
+// that reaches the container but not its network: docker exec does what a port-forward does for a pod.
+//
 // The token file must not be readable by everybody: mount the Secret with defaultMode 0440 and give the pod an fsGroup. A port below 1024
 // needs net.ipv4.ip_unprivileged_port_start=0, which container runtimes set by default; where a port cannot be bound the program
 // says so on standard error and in its health, and goes on. It ends within a second of SIGTERM or SIGINT.
@@ -62,6 +65,12 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		fmt.Fprintln(stderr, err)
 		fmt.Fprintln(stderr, "hint: gapproof-probe --help lists the flags")
 		return exitUsage
+	case c.mode == connectAgent:
+		if err := connect(ctx, c.agentPort, os.Stdin, stdout); err != nil {
+			fmt.Fprintln(stderr, err)
+			return exitInfrastructure
+		}
+		return exitOK
 	case c.mode == printVersion:
 		fmt.Fprintf(stdout, "gapproof-probe %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 		return exitOK
@@ -114,7 +123,11 @@ type mode int
 const (
 	serveProbe mode = iota
 	printVersion
+	connectAgent
 )
+
+// connectCommand is the first argument that asks for connectAgent.
+const connectCommand = "connect"
 
 // config is what flags and environment said, valid as a whole.
 type config struct {
@@ -129,6 +142,9 @@ type config struct {
 // parse reads the flags, then the environment for those not given, and reports every fault at once.
 func parse(args []string, env func(string) (string, bool), stderr io.Writer) (config, error) {
 	var c config
+	if len(args) > 0 && args[0] == connectCommand {
+		c.mode, args = connectAgent, args[1:]
+	}
 	flags := flag.NewFlagSet("gapproof-probe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // the caller prints errors; help is printed below
 	identity := flags.String("identity", "", "who this pod is, `NAMESPACE/POD`")
@@ -153,6 +169,13 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if flags.NArg() > 0 {
 		faults = append(faults, fmt.Errorf("arguments: %q are not flags", flags.Args()))
 	}
+	if *port == 0 || *port > 65535 {
+		faults = append(faults, fmt.Errorf("--agent-port: %d is not from 1 to 65535", *port))
+	}
+	c.agentPort = uint16(*port)
+	if c.mode == connectAgent {
+		return c, errors.Join(faults...)
+	}
 	var err error
 	if c.listen, err = listen.ParseSpecs(*specs); err != nil {
 		faults = append(faults, fmt.Errorf("--listen: %w", err))
@@ -160,16 +183,13 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if err := wire.CheckIdentity(*identity); err != nil {
 		faults = append(faults, fmt.Errorf("--identity: %w", err))
 	}
-	if *port == 0 || *port > 65535 {
-		faults = append(faults, fmt.Errorf("--agent-port: %d is not from 1 to 65535", *port))
-	}
 	if c.concurrency < 1 || c.rate < 0 {
 		faults = append(faults, fmt.Errorf("--concurrency %d is below 1 or --rate %d below 0", c.concurrency, c.rate))
 	}
 	if c.token, err = readToken(*tokenFile); err != nil {
 		faults = append(faults, fmt.Errorf("--token-file: %w", err))
 	}
-	c.identity, c.agentPort = *identity, uint16(*port)
+	c.identity = *identity
 	return c, errors.Join(faults...)
 }
 

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/gapproof/gapproof/images"
+)
+
+// beside records a cluster "dev" whose lab holds a probe image, and returns what a host beside it needs.
+func beside(t *testing.T) OutsideOptions {
+	t.Helper()
+	lab, lock := newLab(t, "linux/amd64")
+	lock.Images[0].Name = images.ProbeImage
+	state := t.TempDir()
+	f := filesOf(state, "dev")
+	if err := os.MkdirAll(f.dir, dirMode); err != nil {
+		t.Fatal(err)
+	}
+	r := &record{Version: recordVersion, Name: "dev", LabDir: lab, Platform: lock.Platform, Cluster: &Cluster{Name: "dev", Images: lock.Images}}
+	if err := r.write(f.record()); err != nil {
+		t.Fatal(err)
+	}
+	return OutsideOptions{
+		Cluster: "dev", StateDir: state, Run: "r1", Name: "world", Identity: "outside:world", Listen: "TCP/80", Token: strings.Repeat("t", 32),
+	}
+}
+
+func TestAnOutsideHostHasNoRightsAndLeavesNothing(t *testing.T) {
+	o, f := beside(t), newFake(t)
+	h, err := startOutside(t.Context(), o, f.engine())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Addr{netip.MustParseAddr("172.30.0.130"), netip.MustParseAddr("fd67::82")}
+	if diff := cmp.Diff(want, h.Addresses(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+	run := f.commands[slices.IndexFunc(f.commands, func(c string) bool { return strings.HasPrefix(c, "run ") })]
+	for _, part := range []string{
+		"--name gapproof-dev-outside-r1-world", "--label gapproof.dev/cluster=dev", "--label gapproof.dev/run=r1", "--network gapproof-dev",
+		"--cap-drop ALL", "--security-opt no-new-privileges", "--read-only", "--pull never", "--identity=outside:world --listen=TCP/80",
+	} {
+		if !strings.Contains(run, part) {
+			t.Errorf("%q lacks %q", run, part)
+		}
+	}
+	for _, c := range f.commands {
+		if strings.Contains(c, o.Token) {
+			t.Errorf("%q shows the token to everybody who can list processes", c)
+		}
+	}
+	conn, err := h.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The fake answers when its input has ended, which a pipe can only say by closing: so here both ends just end.
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a closed stream: %v, want %v", err, io.ErrClosedPipe)
+	}
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range f.names() {
+		if strings.HasPrefix(n, "container ") {
+			t.Errorf("%s stayed", n)
+		}
+	}
+	if _, err := os.Stat(h.folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its token stayed: %v", err)
+	}
+}
+
+func TestAnOutsideHostThatCannotStartLeavesNothing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil func(*OutsideOptions, *fakeEngine)
+		want  error
+	}{
+		"the cluster is not up":         {func(o *OutsideOptions, _ *fakeEngine) { o.Cluster = "other" }, ErrNotUp},
+		"the engine refuses to run it":  {func(_ *OutsideOptions, f *fakeEngine) { f.refuse["run --detach"] = "no space left on device" }, nil},
+		"its container cannot be asked": {func(_ *OutsideOptions, f *fakeEngine) { f.refuse["container inspect"] = "the engine is ill" }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, f := beside(t), newFake(t)
+			tc.spoil(&o, f)
+			_, err := startOutside(t.Context(), o, f.engine())
+			if err == nil || (tc.want != nil && !errors.Is(err, tc.want)) {
+				t.Errorf("want an error that matches %v, got %v", tc.want, err)
+			}
+			if len(f.containers) > 0 {
+				t.Errorf("%v stayed", f.names())
+			}
+			if _, err := os.Stat(filesOf(o.StateDir, "dev").outside(o.Run, o.Name)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("its token stayed: %v", err)
+			}
+		})
+	}
+}
+
+func TestCleanTakesTheHostsOfOneRunAndDownTakesAll(t *testing.T) {
+	o, f := beside(t), newFake(t)
+	f.networks = []*fakeNetwork{{name: objectName("dev"), label: "dev"}}
+	for _, run := range []string{"r1", "r2"} {
+		o.Run = run
+		if _, err := startOutside(t.Context(), o, f.engine()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own, _, err := f.engine().find(t.Context(), "dev")
+	if err != nil || len(own.outside) != 2 || len(own.helpers) != 0 {
+		t.Fatalf("found %d outside hosts and %d helpers, %v; want 2 and 0", len(own.outside), len(own.helpers), err)
+	}
+	removed, err := cleanOutside(t.Context(), filesOf(o.StateDir, "dev"), "dev", "r1", f.engine())
+	if diff := cmp.Diff([]string{"container gapproof-dev-outside-r1-world"}, removed); err != nil || diff != "" {
+		t.Errorf("clean: %v (-want +got):\n%s", err, diff)
+	}
+	if _, err := remove(t.Context(), f.engine(), "dev", filesOf(o.StateDir, "dev")); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.containers) > 0 {
+		t.Errorf("after down: %v", f.names())
+	}
+}

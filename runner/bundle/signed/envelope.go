@@ -1,0 +1,141 @@
+package signed
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+)
+
+// Errors about envelopes, which callers tell apart.
+var (
+	// ErrUnsigned reports a bundle without any signature.
+	ErrUnsigned = errors.New("bundle is not signed")
+	// ErrSignature reports a signature that does not verify, or is of a key that is not trusted. There is no falling back to another one.
+	ErrSignature = errors.New("signature is not valid")
+	// ErrThreshold reports too few signatures of keys that have not expired.
+	ErrThreshold = errors.New("too few signatures")
+	// ErrExpired reports a bundle after its time.
+	ErrExpired = errors.New("bundle has expired")
+	// ErrRollback reports a bundle that is older than one seen before.
+	ErrRollback = errors.New("bundle is older than the last one seen")
+	// ErrContent reports bytes that are not what the list says.
+	ErrContent = errors.New("bundle is not what its list says")
+)
+
+// envelopeName is the name of the first entry.
+const envelopeName = "envelope.json"
+
+// seal makes the envelope's bytes: the statement with signatures of keys, in the order of keys, and none for none.
+func seal(s *Statement, keys []*PrivateKey) ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, fmt.Errorf("describing the bundle: %w", err)
+	}
+	payload, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the statement: %w", err)
+	}
+	e := &dsse.Envelope{PayloadType: PayloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []dsse.Signature{}}
+	if err := addSignatures(e, payload, keys); err != nil {
+		return nil, err
+	}
+	return encodeEnvelope(e)
+}
+
+// addSignatures signs with every key that has not signed yet.
+func addSignatures(e *dsse.Envelope, payload []byte, keys []*PrivateKey) error {
+	for _, k := range keys {
+		for _, s := range e.Signatures {
+			if s.KeyID == k.id {
+				return fmt.Errorf("signing: key %s has signed already", k.id)
+			}
+		}
+		signature, err := k.sign(dsse.PAE(PayloadType, payload))
+		if err != nil {
+			return fmt.Errorf("signing with %s: %w", k.id, err)
+		}
+		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: k.id, Sig: base64.StdEncoding.EncodeToString(signature)})
+	}
+	return nil
+}
+
+func encodeEnvelope(e *dsse.Envelope) ([]byte, error) {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the envelope: %w", err)
+	}
+	if len(raw) > maxEnvelope {
+		return nil, fmt.Errorf("encoding the envelope: %d bytes, at most %d are read", len(raw), maxEnvelope)
+	}
+	return raw, nil
+}
+
+// openEnvelope takes an envelope apart. Nothing is verified yet, and the payload is not looked into.
+func openEnvelope(raw []byte) (e *dsse.Envelope, payload []byte, err error) {
+	e = &dsse.Envelope{}
+	if err := decodeStrict(raw, e); err != nil {
+		return nil, nil, fmt.Errorf("reading the envelope: %w: %w", ErrContent, err)
+	}
+	if e.PayloadType != PayloadType {
+		return nil, nil, fmt.Errorf("reading the envelope: payloadType is %q, want %q: %w", e.PayloadType, PayloadType, ErrContent)
+	}
+	if payload, err = decodeBase64(e.Payload); err != nil {
+		return nil, nil, fmt.Errorf("reading the envelope: payload: %w: %w", ErrContent, err)
+	}
+	return e, payload, nil
+}
+
+// decodeBase64 takes the one standard form of every value: no line ends, no loose bits.
+func decodeBase64(s string) ([]byte, error) {
+	raw, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err == nil && base64.StdEncoding.EncodeToString(raw) != s {
+		err = errors.New("it has line ends within")
+	}
+	return raw, err
+}
+
+// verify holds the envelope's signatures against the trust and returns the names of the keys that count. Every signature must be of a
+// trusted key and valid: one that is not is a reason to stop, not to look at the next.
+func (t *Trust) verify(e *dsse.Envelope, payload []byte, now time.Time) ([]string, error) {
+	if len(e.Signatures) == 0 {
+		return nil, ErrUnsigned
+	}
+	message := dsse.PAE(e.PayloadType, payload)
+	seen := map[string]bool{}
+	var names, late []string
+	for i, s := range e.Signatures {
+		key := t.find(s.KeyID)
+		if key == nil {
+			return nil, fmt.Errorf("signatures[%d]: key %s is not trusted: %w", i, s.KeyID, ErrSignature)
+		}
+		if seen[s.KeyID] {
+			return nil, fmt.Errorf("signatures[%d]: key %s has signed twice: %w", i, key.Name, ErrSignature)
+		}
+		seen[s.KeyID] = true
+		signature, err := decodeBase64(s.Sig)
+		if err != nil || !key.Key.verifies(message, signature) {
+			return nil, fmt.Errorf("signatures[%d] of key %s: %w", i, key.Name, ErrSignature)
+		}
+		if !key.Expires.IsZero() && !now.Before(key.Expires) {
+			late = append(late, fmt.Sprintf("%s expired on %s", key.Name, key.Expires.Format(time.DateOnly)))
+			continue
+		}
+		names = append(names, key.Name)
+	}
+	if len(names) < t.Threshold {
+		return nil, fmt.Errorf("%d of %d needed%s: %w", len(names), t.Threshold, join("; key ", late), ErrThreshold)
+	}
+	return names, nil
+}
+
+// join is each of the words with the prefix before it.
+func join(prefix string, words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return prefix + strings.Join(words, prefix)
+}

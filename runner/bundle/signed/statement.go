@@ -1,0 +1,167 @@
+package signed
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+)
+
+// The types of the statement, as the envelope and the in-toto statement name them.
+const (
+	// PayloadType is DSSE's for in-toto (https://github.com/in-toto/attestation/blob/main/spec/v1/envelope.md).
+	PayloadType = "application/vnd.in-toto+json"
+	// StatementType is in-toto's (https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md).
+	StatementType = "https://in-toto.io/Statement/v1"
+	// PredicateType is this package's.
+	PredicateType = "https://gapproof.dev/bundle/v1"
+)
+
+// Limits of what is held in memory.
+const (
+	// maxEnvelope holds some twenty thousand entries; a lab has a few hundred.
+	maxEnvelope = 8 << 20
+	// maxEntry is a single file's: an image layer of more than this does not belong on a node.
+	maxEntry = 16 << 30
+	// maxName is what a ustar header can hold without splitting a name (POSIX.1-1988).
+	maxName = 100
+)
+
+// Subject is what the statement is about.
+type Subject struct {
+	Name string `json:"name"`
+	// Digest has one member, "sha256".
+	Digest map[string]string `json:"digest"`
+}
+
+// Entry is one file of a bundle.
+type Entry struct {
+	// Name is slash-separated and relative, at most 100 visible ASCII characters.
+	Name string `json:"name"`
+	// Size is in bytes.
+	Size int64 `json:"size"`
+	// SHA256 is the lower-case hexadecimal digest of its bytes.
+	SHA256 string `json:"sha256"`
+}
+
+// Predicate is what is said about the subject.
+type Predicate struct {
+	// Serial grows with every bundle that a site should move on to; an older one than the last seen is refused.
+	Serial uint64 `json:"serial"`
+	// Expires is when the bundle may no longer be loaded. Zero means never.
+	Expires time.Time `json:"expires,omitzero"`
+	// Version is the gapproof that made it.
+	Version string `json:"version"`
+	// Platform is the images', such as "linux/amd64".
+	Platform string `json:"platform"`
+	// Entries are all files of the bundle, in its order.
+	Entries []Entry `json:"entries"`
+}
+
+// Statement is the in-toto statement.
+type Statement struct {
+	Type string `json:"_type"`
+	// Subject is the entry named in [Write], the root from which everything else can be found.
+	Subject       []Subject `json:"subject"`
+	PredicateType string    `json:"predicateType"`
+	Predicate     Predicate `json:"predicate"`
+}
+
+// Size is the sum of the entries' sizes in bytes.
+func (s *Statement) Size() int64 {
+	var n int64
+	for _, e := range s.Predicate.Entries {
+		n += e.Size
+	}
+	return n
+}
+
+// validate reports every fault at once.
+func (s *Statement) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if s.Type != StatementType {
+		fault("_type: is %q, want %q", s.Type, StatementType)
+	}
+	if s.PredicateType != PredicateType {
+		fault("predicateType: is %q, want %q", s.PredicateType, PredicateType)
+	}
+	seen := map[string]int{}
+	for i, e := range s.Predicate.Entries {
+		field := fmt.Sprintf("predicate.entries[%d]", i)
+		if err := checkName(e.Name); err != nil {
+			fault("%s.name: %w", field, err)
+		}
+		if first, ok := seen[e.Name]; ok {
+			fault("%s.name: %q is listed already at predicate.entries[%d]", field, e.Name, first)
+		}
+		seen[e.Name] = i
+		if e.Size < 0 || e.Size > maxEntry {
+			fault("%s.size: %d is not from 0 to %d", field, e.Size, int64(maxEntry))
+		}
+		if !isDigest(e.SHA256) {
+			fault("%s.sha256: %q is not 64 lower-case hexadecimal digits", field, e.SHA256)
+		}
+	}
+	if len(s.Subject) != 1 {
+		fault("subject: has %d members, want 1", len(s.Subject))
+		return errors.Join(faults...)
+	}
+	subject := s.Subject[0]
+	i, ok := seen[subject.Name]
+	switch {
+	case !ok:
+		fault("subject[0].name: %q is no entry", subject.Name)
+	case len(subject.Digest) != 1 || subject.Digest["sha256"] != s.Predicate.Entries[i].SHA256:
+		fault("subject[0].digest: is not the entry's sha256")
+	}
+	return errors.Join(faults...)
+}
+
+// checkName says what keeps a name from being an entry's.
+func checkName(name string) error {
+	switch {
+	case name == "" || len(name) > maxName:
+		return fmt.Errorf("%q has %d characters, want 1 to %d", name, len(name), maxName)
+	case name == envelopeName:
+		return fmt.Errorf("%q is the envelope's own", name)
+	case path.Clean(name) != name || strings.HasPrefix(name, "/") || name == "." || name == ".." || strings.HasPrefix(name, "../"):
+		return fmt.Errorf("%q is not a clean relative path", name)
+	}
+	for i := range len(name) {
+		if name[i] <= ' ' || name[i] > '~' || name[i] == '\\' {
+			return fmt.Errorf("%q: byte %#x at %d is not a visible ASCII character, or a backslash", name, name[i], i)
+		}
+	}
+	return nil
+}
+
+func isDigest(s string) bool {
+	raw, err := hex.DecodeString(s)
+	return err == nil && len(raw) == 32 && strings.ToLower(s) == s
+}
+
+// decodeStrict reads exactly one JSON value without unknown members, in the one form in which this package writes it.
+func decodeStrict[T any](raw []byte, into *T) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more behind the JSON value")
+	}
+	again, err := json.Marshal(*into)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, raw) {
+		return errors.New("it is not in the form in which gapproof writes it")
+	}
+	return nil
+}

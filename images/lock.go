@@ -128,14 +128,15 @@ func ReadLock(dir string) (*Lock, error) {
 		return nil, fmt.Errorf("opening the lock: %w", err)
 	}
 	defer f.Close()
-	l, err := decodeLock(f)
+	l, err := DecodeLock(f)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return l, nil
 }
 
-func decodeLock(r io.Reader) (*Lock, error) {
+// DecodeLock reads and validates a lock, and nothing may follow it. Unknown fields are faults.
+func DecodeLock(r io.Reader) (*Lock, error) {
 	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	var l Lock

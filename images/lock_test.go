@@ -106,7 +106,7 @@ func FuzzDecodeLock(f *testing.F) {
 	f.Add(sound)
 	f.Add("{}")
 	f.Fuzz(func(t *testing.T, content string) {
-		l, err := decodeLock(strings.NewReader(content))
+		l, err := DecodeLock(strings.NewReader(content))
 		if err != nil {
 			return
 		}

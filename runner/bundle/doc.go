@@ -6,6 +6,9 @@
 // component turns into steps (a go build, a Debian root, a layer), each step has a key over everything that decides its output,
 // and a step whose key is in the cache does not run. So a second build does nothing, and an interrupted one goes on where it was.
 //
+// [Sources] are what of a lab directory is carried in one signed file, which package signed writes, and [Load] makes a lab directory of such a file
+// on the other side.
+//
 // The trap: a key holds what was asked for, not what an archive answered. A Debian root is rebuilt when its package list
 // changes, not when the archive publishes a fix; delete the cache to take those in. What was installed is in the lock.
 package bundle

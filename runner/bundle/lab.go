@@ -256,19 +256,22 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 			return nil, fmt.Errorf("writing the lab directory: %w", err)
 		}
 	}
-	same, err := sameTree(ctx, l.dir, dst)
-	if err != nil {
+	if err := l.install(ctx, dst); err != nil {
 		return nil, err
 	}
-	if !same {
-		if err := replaceDir(l.dir, dst); err != nil {
-			return nil, fmt.Errorf("replacing the lab directory: %w", err)
-		}
-		if err := l.keepSuperseded(dst); err != nil {
-			return nil, err
-		}
-	}
 	return &l.lock, nil
+}
+
+// install puts the lab in the place of dst, unless the one there is the same.
+func (l *lab) install(ctx context.Context, dst string) error {
+	same, err := sameTree(ctx, l.dir, dst)
+	if err != nil || same {
+		return err
+	}
+	if err := replaceDir(l.dir, dst); err != nil {
+		return fmt.Errorf("replacing the lab directory: %w", err)
+	}
+	return l.keepSuperseded(dst)
 }
 
 // keepSuperseded sets aside the lab that has come to l.dir from dst, if there was one.

@@ -15,9 +15,9 @@ const labProfile = "calico"
 func (a *app) bundle() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bundle",
-		Short: "Make the lab's images and their lock",
+		Short: "Make the lab's images and their lock, sign them, carry them across the gap",
 	}
-	c.AddCommand(a.bundleCreate())
+	c.AddCommand(a.bundleCreate(), a.bundleKey(), a.bundleSign(), a.bundleVerify(), a.bundleInspect(), a.bundleDiff(), a.bundleLoad())
 	group(c)
 	return c
 }
@@ -25,11 +25,13 @@ func (a *app) bundle() *cobra.Command {
 func (a *app) bundleCreate() *cobra.Command {
 	var imagesDir string
 	var race bool
+	var o packOptions
 	c := &cobra.Command{
 		Use:   "create",
 		Short: "Build every image of the lab from Go modules and Debian packages",
 		Long: `create builds the images that the folder images/ describes into an OCI layout with a lock, below the cache directory.
-Steps are cached by content: a second build does nothing, an interrupted one goes on where it was.`,
+Steps are cached by content: a second build does nothing, an interrupted one goes on where it was. With --out the lab, this
+program and the included folders are written as one bundle, signed with --key or later with gapproof bundle sign.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			profiles := []string{labProfile}
@@ -47,9 +49,13 @@ Steps are cached by content: a second build does nothing, an interrupted one goe
 			for _, i := range lock.Images {
 				fmt.Fprintf(a.out, "%s\n", i.Reference())
 			}
+			if o.out != "" {
+				return a.pack(c.Context(), lock, o)
+			}
 			return nil
 		},
 	}
+	o.flags(c)
 	c.Flags().StringVar(&imagesDir, "images", "images", "images folder of a checkout")
 	c.Flags().BoolVar(&race, "race", false, "also build the peers' probe image, for make race")
 	return c

@@ -82,12 +82,15 @@ func run(ctx context.Context, args []string, s streams) int {
 // exitCode sorts an error: what the user can mend in a command or file is usage, all else is infrastructure.
 func exitCode(err error) int {
 	var usage usageError
+	var no refused
 	var faults scenarios.Faults
 	var attempt *plan.UnknownAttemptError
 	switch {
 	case errors.As(err, &usage), errors.As(err, &faults), errors.As(err, &attempt),
 		errors.Is(err, fixture.ErrNamespaceExists), errors.Is(err, kube.ErrConfig):
 		return exitUsage
+	case errors.As(err, &no):
+		return exitFail
 	}
 	return exitInfrastructure
 }

@@ -226,6 +226,17 @@ func passing(tb testing.TB) *report.Report {
 	return &r
 }
 
+// skipping is passing with a scenario that the cluster lacks something for.
+func skipping(tb testing.TB) *report.Report {
+	tb.Helper()
+	r := passing(tb)
+	r.Scenarios = append(r.Scenarios, report.Scenario{
+		Name: "admin-denies", Title: "an Admin policy denies", File: "catalogue/admin-denies.yaml",
+		Skipped: "the API server does not serve kind ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2",
+	})
+	return r
+}
+
 // permuted is r with its scenarios in another order and its judgements as they are.
 func permuted(r *report.Report) *report.Report {
 	c := *r

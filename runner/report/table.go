@@ -108,6 +108,9 @@ func (p *page) scenarios(r *Report) {
 		if s.Fault != "" {
 			p.wrapped(p.clean("not carried out to its end: "+s.Fault), doubt)
 		}
+		if s.Skipped != "" {
+			p.wrapped(p.clean("skipped: "+s.Skipped), faint)
+		}
 		p.steps(s)
 	}
 }

@@ -237,6 +237,16 @@ func skipping(tb testing.TB) *report.Report {
 	return r
 }
 
+// tiered is passing with a promise that both tiers of ClusterNetworkPolicies had a part in.
+func tiered(tb testing.TB) *report.Report {
+	tb.Helper()
+	r := passing(tb)
+	side := &r.Scenarios[0].Steps[0].Judgements[0].Promise.Derived.Ingress
+	side.Passing = []reach.Ref{{Policy: "delegate", Tier: "Admin", Field: "spec.ingress[0]"}}
+	side.Denying = &reach.Ref{Policy: "floor", Tier: "Baseline", Field: "spec.ingress[0].from[0]"}
+	return r
+}
+
 // permuted is r with its scenarios in another order and its judgements as they are.
 func permuted(r *report.Report) *report.Report {
 	c := *r

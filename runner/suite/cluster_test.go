@@ -38,10 +38,10 @@ type memory struct {
 	cluster  map[string]npav1alpha2.ClusterNetworkPolicy
 	// toothless serves ClusterNetworkPolicies and enforces none.
 	toothless bool
-	worlds   []*memoryWorld
-	states   []state // by time of acceptance, oldest first
-	nextIP   int
-	ups      int
+	worlds    []*memoryWorld
+	states    []state // by time of acceptance, oldest first
+	nextIP    int
+	ups       int
 }
 
 // state is what the API server held from accepted on.

@@ -24,8 +24,10 @@ const (
 	clusterPolicyResource = "clusternetworkpolicies"
 )
 
+func clusterPolicyVersion() schema.GroupVersion { return schema.GroupVersion(npav1alpha2.GroupVersion) }
+
 func clusterPolicies() schema.GroupVersionResource {
-	return npav1alpha2.SchemeGroupVersion.WithResource(clusterPolicyResource)
+	return clusterPolicyVersion().WithResource(clusterPolicyResource)
 }
 
 // ClusterApplier changes ClusterNetworkPolicies of one run, as [Applier] changes NetworkPolicies. Not for concurrent use.
@@ -46,7 +48,7 @@ func (a *ClusterApplier) Missing(context.Context) (string, error) {
 }
 
 func missing(d discovery.ServerResourcesInterface) (string, error) {
-	version := npav1alpha2.SchemeGroupVersion.String()
+	version := clusterPolicyVersion().String()
 	words := fmt.Sprintf("the API server does not serve kind %s of %s", clusterPolicyKind, version)
 	list, err := d.ServerResourcesForGroupVersion(version)
 	switch {
@@ -73,7 +75,7 @@ func (a *ClusterApplier) Apply(ctx context.Context, p npav1alpha2.ClusterNetwork
 		return fmt.Errorf("applying policy %s: %w", p.Name, err)
 	}
 	want := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
-	want.SetGroupVersionKind(npav1alpha2.SchemeGroupVersion.WithKind(clusterPolicyKind))
+	want.SetGroupVersionKind(clusterPolicyVersion().WithKind(clusterPolicyKind))
 	want.SetName(p.Name)
 	want.SetLabels(labels)
 	want.SetAnnotations(p.Annotations)

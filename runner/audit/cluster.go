@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -24,7 +25,7 @@ const clusterPolicyResource = "clusternetworkpolicies"
 // ReadCluster lists the cluster's ClusterNetworkPolicies in pages; a cluster that does not serve them has none. A policy that cannot be read is an
 // error, because a verdict without it would be wrong. Errors match ErrForbidden where rights are missing.
 func ReadCluster(ctx context.Context, client dynamic.Interface, d discovery.ServerResourcesInterface) ([]reach.ClusterPolicy, error) {
-	version := npav1alpha2.SchemeGroupVersion
+	version := schema.GroupVersion(npav1alpha2.GroupVersion)
 	served, err := d.ServerResourcesForGroupVersion(version.String())
 	switch {
 	case apierrors.IsNotFound(err):

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -269,7 +270,8 @@ func TestCatalogueStatesItsIntentAndHolesAreOnlyInExamples(t *testing.T) {
 			if expect == nil && i == len(s.Steps)-1 {
 				expect = s.Expect
 			}
-			if expect == nil || !expect.Exhaustive {
+			open := slices.Contains(s.Metadata.Tags, "semantics-note") // the API itself promises nothing for some attempts
+			if expect == nil || !expect.Exhaustive && !open {
 				t.Errorf("%s: step %q: want intent that is exhaustive", s.File, step.Name)
 			}
 		}

@@ -313,23 +313,27 @@ func (m *manifest) isPolicy() bool {
 
 const namespaceHint = "write it, or write defaultNamespace beside the path"
 
-// policiesOf gathers the NetworkPolicies of policies.manifests.
-func (r *manifestReader) policiesOf(doc *document, p *Policies) []located {
-	var out []located
+// policiesOf gathers the policies of policies.manifests.
+func (r *manifestReader) policiesOf(doc *document, p *Policies) gathered {
+	var out gathered
 	taken := map[*manifest]struct{}{}
 	for i, relative := range p.Manifests {
 		at := item("policies.manifests", i)
 		name := r.tree.beside(doc.file, relative)
 		for _, m := range r.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) }) {
-			if _, twice := taken[m]; twice || !m.isPolicy() {
+			if _, twice := taken[m]; twice || !m.isPolicy() && !m.isClusterPolicy() {
 				continue
 			}
 			taken[m], m.taken = struct{}{}, true
+			if m.isClusterPolicy() {
+				out.cluster = append(out.cluster, r.clusterPolicy(m))
+				continue
+			}
 			if ns := cmp.Or(m.namespace, p.DefaultNamespace); slices.Contains(reserved(), ns) {
 				r.omit(m, "namespace %s belongs to the cluster, so nothing is put there", ns)
 				continue
 			}
-			out = append(out, r.policy(m, p.DefaultNamespace))
+			out.network = append(out.network, r.policy(m, p.DefaultNamespace))
 		}
 	}
 	return out

@@ -1,7 +1,9 @@
-// Package apply puts NetworkPolicies into a cluster and takes them out again.
+// Package apply puts policies into a cluster and takes them out again.
 //
-// An [Applier] belongs to one run. It creates or replaces the policies it is given, deletes them by name, and can clear every
-// policy of its run; each carries the run's label. [Applier.Stored] returns policies as the API server holds them, for evidence.
+// An [Applier] belongs to one run. It creates or replaces the NetworkPolicies it is given, deletes them by name, and can clear every
+// policy of its run; each carries the run's label. A [ClusterApplier] does the same with ClusterNetworkPolicies, where the cluster serves
+// them; it goes through the dynamic client, so that the one kind of that API does not bring a clientset. [CleanCluster] removes what killed runs
+// left of them. [Applier.Stored] returns policies as the API server holds them, for evidence.
 //
 // The trap: accepted by the API server is not enforced. Whether the nodes follow is for the suite's beacons to show.
 package apply

@@ -1,6 +1,7 @@
 // Package audit looks at a cluster that is not ours, with the least privilege that the question needs.
 //
-// [Read] turns what a cluster holds into a [reach.World] and its policies; [ReadService] adds one Service. Read needs the verb list on pods, namespaces and
+// [Read] turns what a cluster holds into a [reach.World] and its policies; [ReadService] adds one Service, [ReadCluster] and
+// [ReadNodes] what ClusterNetworkPolicies need, each with the verb list. Read needs the verb list on pods, namespaces and
 // networkpolicies.networking.k8s.io in all namespaces, ReadService the verb get on services in one; [Role] is that as a manifest. Nothing is watched,
 // written or executed, and no Secret or ConfigMap is ever asked for.
 //

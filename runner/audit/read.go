@@ -30,6 +30,8 @@ metadata: {name: gapproof-explain}
 rules:
 - {apiGroups: [""], resources: [namespaces, pods], verbs: [list]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list]}
+- {apiGroups: [policy.networking.k8s.io], resources: [clusternetworkpolicies], verbs: [list]} # only where the cluster serves them
+- {apiGroups: [""], resources: [nodes], verbs: [list]} # only where one of those has a nodes peer
 - {apiGroups: [""], resources: [services], verbs: [get]} # only for service: destinations
 `
 

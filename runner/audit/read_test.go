@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
@@ -150,8 +151,19 @@ func TestTheRoleCoversExactlyWhatIsAsked(t *testing.T) {
 	if _, err := audit.ReadService(t.Context(), client, "x", "web"); err != nil {
 		t.Fatal(err)
 	}
+	client.Resources = append(client.Resources, clusterPolicies())
+	objects := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), listKinds())
+	if _, err := audit.ReadCluster(t.Context(), objects, client.Discovery()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.ReadNodes(t.Context(), client); err != nil {
+		t.Fatal(err)
+	}
 	var asked []string
-	for _, a := range client.Actions() {
+	for _, a := range append(client.Actions(), objects.Actions()...) {
+		if a.GetResource().Group == "" && a.GetResource().Resource == "resource" {
+			continue // discovery, which the API server lets every user ask
+		}
 		asked = append(asked, a.GetVerb()+" "+a.GetResource().Group+"/"+a.GetResource().Resource)
 	}
 	var role rbacv1.ClusterRole

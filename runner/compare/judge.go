@@ -115,6 +115,8 @@ func (j *Judgement) Deciders() []Decider {
 		switch {
 		case s.side.Allowing != nil:
 			decider.Refs = []reach.Ref{*s.side.Allowing}
+		case s.side.Denying != nil:
+			decider.Refs = []reach.Ref{*s.side.Denying}
 		case s.side.Verdict == reach.Deny && s.side.Nearest != nil:
 			decider.Refs, decider.nearest = []reach.Ref{*s.side.Nearest}, true
 		case s.side.Verdict == reach.Deny:

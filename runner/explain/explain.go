@@ -181,6 +181,13 @@ func locate(set *manifest.Set, s *reach.Side) {
 		if r == nil {
 			return
 		}
+		if r.Tier != "" {
+			if p := set.FindCluster(r.Policy); p != nil {
+				place := p.Place(r.Field)
+				r.File, r.Line = place.File, place.Line
+			}
+			return
+		}
 		if p := set.Find(r.Policy); p != nil {
 			place := p.Place(r.Field)
 			r.File, r.Line = place.File, place.Line
@@ -189,7 +196,11 @@ func locate(set *manifest.Set, s *reach.Side) {
 	for i := range s.Isolating {
 		at(&s.Isolating[i])
 	}
+	for i := range s.Passing {
+		at(&s.Passing[i])
+	}
 	at(s.Allowing)
+	at(s.Denying)
 	at(s.Nearest)
 }
 

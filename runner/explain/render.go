@@ -44,17 +44,29 @@ func WriteText(w io.Writer, r *Report) error {
 
 func writeSide(b *strings.Builder, direction, subject string, s *reach.Side) {
 	fmt.Fprintf(b, "  %-7s %-5s ", direction, s.Verdict)
-	if len(s.Isolating) == 0 {
-		fmt.Fprintf(b, "no policy isolates %s\n", subject)
-		return
+	decided := s.Denying
+	if decided == nil && s.Allowing != nil && s.Allowing.Tier != "" {
+		decided = s.Allowing
 	}
-	fmt.Fprintf(b, "%s is isolated\n", subject)
+	switch {
+	case decided != nil:
+		fmt.Fprintf(b, "the %s tier decides\n", decided.Tier)
+	case len(s.Isolating) == 0:
+		fmt.Fprintf(b, "no policy isolates %s\n", subject)
+	default:
+		fmt.Fprintf(b, "%s is isolated\n", subject)
+	}
+	for i := range s.Passing {
+		writeRef(b, "passed on by", &s.Passing[i])
+	}
 	for i := range s.Isolating {
 		writeRef(b, "isolated by", &s.Isolating[i])
 	}
 	switch {
 	case s.Allowing != nil:
 		writeRef(b, "allowed by", s.Allowing)
+	case s.Denying != nil:
+		writeRef(b, "denied by", s.Denying)
 	case s.Nearest != nil:
 		writeRef(b, "nearest rule", s.Nearest)
 	case s.Verdict == reach.Deny:

@@ -26,7 +26,9 @@ const (
 	peerNothing      = "peer-matches-nothing"
 	portName         = "port-name-unknown"
 	portSilent       = "port-not-listened"
+	priorityShared   = "priority-shared"
 	ruleCovered      = "rule-covered"
+	ruleUnreachable  = "rule-unreachable"
 	selectorUnion    = "selector-union"
 	selectsNothing   = "selects-no-pod"
 )
@@ -47,9 +49,11 @@ func Rules() []Rule {
 		{peerNothing, "a peer that matches nothing", "A peer whose selectors match no pod admits nobody.", Warning},
 		{portName, "a named port that nobody has", "A named port means the number that the destination pod gives it. Where no pod has the name, nothing is admitted.", Error},
 		{portSilent, "a port that nobody listens on", "Policies see the pod's port, behind a Service's translation. A rule for a port that no destination declares admits nothing that works.", Warning},
+		{priorityShared, "two policies of one priority about one pod", "Of two ClusterNetworkPolicies of one tier and one priority an implementation may apply either, and nobody can tell which.", Warning},
 		{ruleCovered, "a rule that another covers", "Rules add up. What a wider rule of the same policy admits already, a narrower one cannot restrict.", Warning},
+		{ruleUnreachable, "a rule that is never asked", "The first matching rule of a ClusterNetworkPolicy decides. One behind a rule that matches the same traffic and more has no effect.", Error},
 		{selectorUnion, "two peers where one was likely meant", "Selectors in one list item must both match; in two list items either is enough. One \"-\" too many turns AND into OR.", Warning},
-		{selectsNothing, "a policy that selects no pod", "A policy whose podSelector matches no pod of its namespace protects nothing.", Error},
+		{selectsNothing, "a policy that selects no pod", "A policy whose podSelector matches no pod of its namespace protects nothing; a ClusterNetworkPolicy whose subject matches no pod decides nothing.", Error},
 	}
 }
 

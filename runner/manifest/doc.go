@@ -1,6 +1,6 @@
-// Package manifest reads Kubernetes manifests into a world, its Services and its NetworkPolicies, and remembers the line of every field.
+// Package manifest reads Kubernetes manifests into a world, its Services and its policies, and remembers the line of every field.
 //
-// [Read] turns the contents of [File]s into a [Set]: [reach.World] and [Policy] values ready for the engine. NetworkPolicies are decoded
+// [Read] turns the contents of [File]s into a [Set]: [reach.World], [Policy] and [ClusterPolicy] values ready for the engine. Policies are decoded
 // strictly, everything else loosely and only for what a policy can see: labels, ports, hostNetwork. A workload (Deployment, StatefulSet,
 // DaemonSet, ReplicaSet, ReplicationController, Job, CronJob) becomes one pod of its own name that stands for all its replicas. [Lines] is what
 // turns a field path, such as the engine's trace has it, back into a line.

@@ -78,7 +78,7 @@ func (l Lines) walk(n *yaml.Node, path string, depth int) {
 	}
 }
 
-// LinesAt are the lines of the NetworkPolicy of that name which begins at a line of a file, such as the loader of scenarios has it; nil when there is none.
+// LinesAt are the lines of the policy of that name which begins at a line of a file, such as the loader of scenarios has it; nil when there is none.
 // The file may hold it as a document, in a list, or inside something else.
 func LinesAt(content []byte, line int, name string) Lines {
 	for _, doc := range documentsIn(content) {
@@ -133,10 +133,10 @@ func policyAt(n *yaml.Node, line int, name string, depth int) *yaml.Node {
 	return nil
 }
 
-// isPolicy tells whether a mapping may be a NetworkPolicy; a scenario's inline policies may leave their kind out.
+// isPolicy tells whether a mapping may be a policy; a scenario's inline policies may leave their kind out.
 func isPolicy(n *yaml.Node) bool {
 	kind := scalarAt(n, "kind")
-	return kind == policyKind || kind == "" && child(n, "spec") != nil
+	return kind == policyKind || kind == clusterPolicyKind || kind == "" && child(n, "spec") != nil
 }
 
 // child is the value of a key of a mapping; nil when there is none.

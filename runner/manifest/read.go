@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	strictjson "sigs.k8s.io/json"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/gapproof/gapproof/runner/reach"
 )
@@ -125,6 +126,10 @@ func (r *reader) object(file string, n *yaml.Node, level nesting) {
 	case policyKind:
 		if strings.HasPrefix(version, policyGroup) || !strings.Contains(version, "/") { // CNIs have kinds of the same name
 			r.policy(place, n, version)
+		}
+	case clusterPolicyKind:
+		if group, _, _ := strings.Cut(version, "/"); group == npav1alpha2.GroupName {
+			r.clusterPolicy(place, n, version)
 		}
 	case "Namespace":
 		var ns corev1.Namespace

@@ -15,6 +15,7 @@ import (
 type Set struct {
 	World    reach.World
 	Policies []Policy
+	Cluster  []ClusterPolicy
 	Services []Service
 	// Places are where namespaces ("shop") and pods ("shop/web") were written. What is only named in passing, or assumed, has none.
 	Places    map[string]Place

@@ -27,7 +27,7 @@ type Note struct {
 	// Reference is the address of the text it rests on.
 	Reference string `json:"reference"`
 	// Scenario is the name of the shipped scenario that shows it on a cluster; empty while the scenario language has no words for it
-	// (hostNetwork pods, nodes, ClusterNetworkPolicy).
+	// (hostNetwork pods, nodes, hosts outside of the cluster).
 	Scenario string `json:"scenario,omitempty"`
 }
 
@@ -50,6 +50,7 @@ func Notes() []Note {
 			ID:        NoteEqualPriority,
 			Open:      "of two ClusterNetworkPolicies of one tier and one priority whose rules match and disagree, an implementation may apply either",
 			Taken:     "the policy whose name comes first decides",
+			Scenario:  "equal-priority-is-nobodys-promise",
 			Reference: clusterPolicyPage,
 		},
 		{

@@ -101,8 +101,13 @@ func junitScenario(r *Report, s *Scenario) junitSuite {
 			suite.add(junitAttempt(s, step.Name, j))
 		}
 	}
+	const whole = "the scenario is carried out to its end"
+	if s.Skipped != "" {
+		suite.add(junitCase{Name: whole, Class: s.Name, Time: seconds(s.Took), File: s.File, Skipped: &junitSkipped{Message: s.Skipped}})
+		return suite
+	}
 	if problem := s.junitFault(); problem != nil {
-		suite.add(junitCase{Name: "the scenario is carried out to its end", Class: s.Name, Time: seconds(s.Took), File: s.File, Error: problem})
+		suite.add(junitCase{Name: whole, Class: s.Name, Time: seconds(s.Took), File: s.File, Error: problem})
 	}
 	return suite
 }

@@ -30,6 +30,9 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 		if sc.Fault != "" {
 			p.line(fmt.Sprintf("| | | %s | | | |", markdownText(p.clean("not carried out to its end: "+sc.Fault))))
 		}
+		if sc.Skipped != "" {
+			p.line(fmt.Sprintf("| | | %s | | | |", markdownText(p.clean("skipped: "+sc.Skipped))))
+		}
 	}
 	for _, sec := range sections() {
 		list := r.findings(sec.want)

@@ -226,6 +226,27 @@ func passing(tb testing.TB) *report.Report {
 	return &r
 }
 
+// skipping is passing with a scenario that the cluster lacks something for.
+func skipping(tb testing.TB) *report.Report {
+	tb.Helper()
+	r := passing(tb)
+	r.Scenarios = append(r.Scenarios, report.Scenario{
+		Name: "admin-denies", Title: "an Admin policy denies", File: "catalogue/admin-denies.yaml",
+		Skipped: "the API server does not serve kind ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2",
+	})
+	return r
+}
+
+// tiered is passing with a promise that both tiers of ClusterNetworkPolicies had a part in.
+func tiered(tb testing.TB) *report.Report {
+	tb.Helper()
+	r := passing(tb)
+	side := &r.Scenarios[0].Steps[0].Judgements[0].Promise.Derived.Ingress
+	side.Passing = []reach.Ref{{Policy: "delegate", Tier: "Admin", Field: "spec.ingress[0]"}}
+	side.Denying = &reach.Ref{Policy: "floor", Tier: "Baseline", Field: "spec.ingress[0].from[0]"}
+	return r
+}
+
 // permuted is r with its scenarios in another order and its judgements as they are.
 func permuted(r *report.Report) *report.Report {
 	c := *r

@@ -13,7 +13,7 @@ type Summary struct {
 	compare.Tally
 	// Scenarios by result; their sum is the number of scenarios.
 	Scenarios ScenarioTally `json:"scenarios"`
-	// Result is the worst result of all: fail, inconclusive, pass.
+	// Result is the worst result of all: fail, inconclusive, pass; skipped when every scenario was, for want of something in the cluster.
 	Result compare.Result `json:"result"`
 	// ExitCode is what a command that shows this report ends with.
 	ExitCode int `json:"exitCode"`
@@ -28,7 +28,7 @@ type ScenarioTally struct {
 }
 
 // Summary counts the report. A scenario that could not be carried out to its end is inconclusive unless it failed, and so is a
-// run in which nothing was judged.
+// run in which nothing was judged, unless every scenario says why it was skipped: what a cluster does not have, it does not break.
 func (r *Report) Summary() Summary {
 	var s Summary
 	for i := range r.Scenarios {
@@ -48,6 +48,9 @@ func (r *Report) Summary() Summary {
 	if s.Result == compare.Pass && s.Scenarios.Inconclusive > 0 {
 		s.Result, s.ExitCode = compare.Inconclusive, compare.ExitInconclusive
 	}
+	if len(r.Scenarios) > 0 && !slices.ContainsFunc(r.Scenarios, func(sc Scenario) bool { return sc.Skipped == "" }) {
+		s.Result, s.ExitCode = compare.Skipped, compare.ExitPass
+	}
 	return s
 }
 
@@ -61,10 +64,12 @@ func (s *Scenario) Tally() compare.Tally {
 }
 
 // Result is the scenario's result: its worst judgement's; inconclusive for one with a fault or without any judgement; skipped
-// when every attempt was.
+// when every attempt was, or the whole of it.
 func (s *Scenario) Result() compare.Result {
 	t := s.Tally()
 	switch {
+	case s.Skipped != "":
+		return compare.Skipped
 	case t.Fail > 0:
 		return compare.Fail
 	case s.Fault != "" || t.Inconclusive > 0:
@@ -107,6 +112,9 @@ func (s *Scenario) severity() int {
 
 // exitWords says what an exit code means.
 func (s Summary) exitWords() string {
+	if s.Result == compare.Skipped {
+		return "every scenario was skipped, nothing was judged"
+	}
 	switch s.ExitCode {
 	case compare.ExitPass:
 		return "every promise held"

@@ -96,7 +96,8 @@ func (p *page) scenarios(r *Report) {
 	}
 	p.blank()
 	p.line(p.styled(faint, row(padRight("RESULT", resultWidth), "SCENARIO", "TITLE", attemptsHead, tookHead, enforcedHead)))
-	for _, s := range list {
+	alike := 0 // scenarios above that were skipped for the same reason
+	for i, s := range list {
 		result := s.Result()
 		word := p.styled(resultStyle(result), strings.ToUpper(result.String())) + strings.Repeat(" ", resultWidth-len(result.String()))
 		attempts := 0
@@ -107,6 +108,13 @@ func (p *page) scenarios(r *Report) {
 			fmt.Sprint(attempts), p.took(s.Took), p.took(s.enforced())))
 		if s.Fault != "" {
 			p.wrapped(p.clean("not carried out to its end: "+s.Fault), doubt)
+		}
+		if s.Skipped != "" {
+			alike++
+			if i+1 == len(list) || list[i+1].Skipped != s.Skipped {
+				p.wrapped(p.clean(count(alike, "scenario")+" skipped: "+s.Skipped), faint)
+				alike = 0
+			}
 		}
 		p.steps(s)
 	}

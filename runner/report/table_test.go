@@ -210,3 +210,27 @@ func TestWhatCannotBeWrittenIsAnError(t *testing.T) {
 		}
 	}
 }
+
+func TestAScenarioThatTheClusterLacksSomethingForIsSkippedInEveryFormat(t *testing.T) {
+	r := skipping(t)
+	if s := r.Summary(); s.ExitCode != 0 || s.Result != compare.Pass || s.Scenarios.Skipped != 1 {
+		t.Errorf("summary %+v, want what was judged to pass beside one skipped", s)
+	}
+	reason := r.Scenarios[1].Skipped
+	for _, f := range report.Formats() {
+		if text := string(render(t, r, f, report.Options{Width: 200})); !strings.Contains(text, reason) {
+			t.Errorf("%s does not say %q:\n%s", f, reason, text)
+		}
+	}
+	r.Scenarios = r.Scenarios[1:]
+	if s := r.Summary(); s.ExitCode != 0 || s.Result != compare.Skipped {
+		t.Errorf("summary %+v, want skipped and no failure when there is nothing else", s)
+	}
+	if text := string(render(t, r, report.Table, report.Options{})); !strings.Contains(text, "exit code 0: every scenario was skipped, nothing was judged") {
+		t.Errorf("the table does not say that nothing was judged:\n%s", text)
+	}
+	r.Scenarios = append(r.Scenarios, report.Scenario{Name: "without-evidence"})
+	if s := r.Summary(); s.ExitCode != 3 {
+		t.Errorf("summary %+v, want a scenario without evidence or reason to be inconclusive", s)
+	}
+}

@@ -37,8 +37,10 @@ type Scenario struct {
 	File  string `json:"file"`
 	Steps []Step `json:"steps"`
 	// Fault is set when the scenario could not be carried out to its end; its remaining attempts are then inconclusive.
-	Fault string        `json:"fault,omitempty"`
-	Took  time.Duration `json:"took"`
+	Fault string `json:"fault,omitempty"`
+	// Skipped says what the cluster lacks for the scenario to be carried out at all; it then has no steps, and does not count against the run.
+	Skipped string        `json:"skipped,omitempty"`
+	Took    time.Duration `json:"took"`
 }
 
 // Step is one step's part.

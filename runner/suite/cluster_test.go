@@ -13,6 +13,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/plan"
@@ -34,10 +35,13 @@ type memory struct {
 
 	mu       sync.Mutex
 	policies map[string]networkingv1.NetworkPolicy
-	worlds   []*memoryWorld
-	states   []state // by time of acceptance, oldest first
-	nextIP   int
-	ups      int
+	cluster  map[string]npav1alpha2.ClusterNetworkPolicy
+	// toothless serves ClusterNetworkPolicies and enforces none.
+	toothless bool
+	worlds    []*memoryWorld
+	states    []state // by time of acceptance, oldest first
+	nextIP    int
+	ups       int
 }
 
 // state is what the API server held from accepted on.
@@ -48,7 +52,7 @@ type state struct {
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
-	m := &memory{policies: map[string]networkingv1.NetworkPolicy{}, slow: map[string]bool{}, dead: func(string) bool { return false }}
+	m := &memory{policies: map[string]networkingv1.NetworkPolicy{}, cluster: map[string]npav1alpha2.ClusterNetworkPolicy{}, slow: map[string]bool{}, dead: func(string) bool { return false }}
 	m.accept()
 	return m
 }
@@ -64,7 +68,13 @@ func (m *memory) accept() {
 	for _, name := range slices.Sorted(maps.Keys(m.policies)) {
 		policies = append(policies, reach.Policy{Spec: m.policies[name]})
 	}
-	engine, err := reach.Compile(w, policies)
+	var cluster []reach.ClusterPolicy
+	for _, name := range slices.Sorted(maps.Keys(m.cluster)) {
+		if !m.toothless {
+			cluster = append(cluster, reach.ClusterPolicy{Spec: m.cluster[name]})
+		}
+	}
+	engine, err := reach.Compile(w, policies, cluster...)
 	if err != nil {
 		panic(fmt.Sprintf("the test's own cluster state does not compile: %v", err))
 	}
@@ -110,6 +120,45 @@ func (m *memory) Clear(_ context.Context, namespaces []string) error {
 		namespace, _, _ := strings.Cut(name, "/")
 		return slices.Contains(namespaces, namespace)
 	})
+	m.accept()
+	return nil
+}
+
+// memoryCluster is the memory as a changer of ClusterNetworkPolicies, which a missing API can be told of.
+type memoryCluster struct {
+	*memory
+	missing string
+	asked   int
+}
+
+func (m *memoryCluster) Missing(context.Context) (string, error) {
+	m.asked++
+	return m.missing, nil
+}
+
+func (m *memoryCluster) Apply(_ context.Context, p npav1alpha2.ClusterNetworkPolicy) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cluster[p.Name] = p
+	m.accept()
+	return nil
+}
+
+func (m *memoryCluster) Delete(_ context.Context, name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.cluster, name)
+	m.accept()
+	return nil
+}
+
+func (m *memoryCluster) Clear(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.cluster)
 	m.accept()
 	return nil
 }

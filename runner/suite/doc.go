@@ -3,10 +3,12 @@
 //
 // A [Suite] owns order, concurrency and clean-up and declares the seams it works through: [Worlds] makes a [World] whose agents
 // answer as [Agent], [Policies] changes the cluster's policies. Everything it learns ends in a report.Report. Scenarios whose
-// worlds are equal share one World and one baseline.
+// worlds are equal share one World and one baseline. [ClusterPolicies] changes ClusterNetworkPolicies; a scenario that has any is skipped, with
+// the reason, where the cluster does not serve them, and fails where the cluster serves them and nothing enforces them.
 //
 // The life of a step: changes accepted → every node's beacon flipped → a round of attempts, and a second one that overlaps it →
 // rounds until two agree → each attempt judged. The trap: a beacon shows that a node has processed what was accepted before it,
 // not that every endpoint on it has. Only agreeing rounds make the step's verdicts, a contradiction of a promise is held for some
-// seconds before it counts, and what changed after the beacons is reported as a gap.
+// seconds before it counts, and what changed after the beacons is reported as a gap. Beacons are toggled by a NetworkPolicy: of a
+// ClusterNetworkPolicy they prove nothing, and the agreeing rounds alone tell when it is enforced.
 package suite

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
@@ -54,6 +55,16 @@ type Policies interface {
 	Clear(ctx context.Context, namespaces []string) error
 }
 
+// ClusterPolicies changes ClusterNetworkPolicies, which are the whole cluster's; nil errors mean what those of [Policies] do. Clear deletes all
+// that the run made.
+type ClusterPolicies interface {
+	// Missing says in words what the cluster lacks for the other methods to work; empty when nothing. It is asked once in a run.
+	Missing(ctx context.Context) (string, error)
+	Apply(ctx context.Context, p npav1alpha2.ClusterNetworkPolicy) error
+	Delete(ctx context.Context, name string) error
+	Clear(ctx context.Context) error
+}
+
 // Role tells what a world is for.
 type Role string
 
@@ -91,6 +102,8 @@ type Options struct {
 	Attempt string
 	// Replay returns the command that repeats one attempt of a scenario file. Required.
 	Replay func(file, attempt string) string
+	// Cluster changes ClusterNetworkPolicies. Default: none, so that scenarios which have any are skipped.
+	Cluster ClusterPolicies
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
@@ -141,6 +154,10 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 	rep := &report.Report{Run: s.o.Run, Started: time.Now(), Level: "unwitnessed"}
 	defer func() { rep.Took = time.Since(rep.Started) }()
 
+	all, rep.Scenarios, err = s.sift(ctx, all)
+	if err != nil || len(all) == 0 {
+		return rep, err
+	}
 	var removals removals
 	defer func() { err = errors.Join(err, removals.wait(nil)) }()
 
@@ -231,7 +248,7 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 		// The next scenario's beacons prove that this was enforced: it is accepted before their toggle.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
-		if e := errors.Join(s.policies.Clear(clean, namespaces(p, world.Facts().Prefix)), world.Restore(clean)); e != nil {
+		if e := errors.Join(s.policies.Clear(clean, namespaces(p, world.Facts().Prefix)), s.clearCluster(clean, p), world.Restore(clean)); e != nil {
 			err = errors.Join(err, fmt.Errorf("taking back the policies and labels: %w", e))
 		}
 	}()
@@ -299,6 +316,10 @@ func (s *Suite) change(ctx context.Context, world World, changes []plan.Change) 
 			err = s.policies.Apply(ctx, c.Apply.Spec)
 		case c.Delete != "":
 			err = s.policies.Delete(ctx, c.Delete)
+		case c.ApplyCluster != nil:
+			err = s.o.Cluster.Apply(ctx, c.ApplyCluster.Spec)
+		case c.DeleteCluster != "":
+			err = s.o.Cluster.Delete(ctx, c.DeleteCluster)
 		case c.Relabel != nil:
 			if c.Relabel.Pod != "" {
 				how.pod = true

@@ -29,7 +29,7 @@ func TestCatalogueIsLargeAndSortedByField(t *testing.T) {
 	if len(list) < atLeast {
 		t.Errorf("want at least %d scenarios, got %d", atLeast, len(list))
 	}
-	folders := []string{"egress", "ingress", "ipBlock", "namespaceSelector", "podSelector", "policyTypes", "ports", "services", "steps"}
+	folders := []string{"clusterNetworkPolicy", "egress", "ingress", "ipBlock", "namespaceSelector", "podSelector", "policyTypes", "ports", "services", "steps"}
 	for _, s := range list {
 		if folder := path.Dir(s.File); !slices.Contains(folders, folder) {
 			t.Errorf("%s: %s is no folder of the catalogue", s.File, folder)
@@ -64,6 +64,9 @@ func TestNoTwoScenariosAreTheSameCase(t *testing.T) {
 		var specs []any
 		for _, p := range s.Policies.Loaded {
 			specs = append(specs, p.Spec.Namespace, p.Spec.Spec)
+		}
+		for _, p := range s.Policies.LoadedCluster {
+			specs = append(specs, p.Spec.Spec)
 		}
 		key, err := json.Marshal([]any{s.World, change{specs, steps}})
 		if err != nil {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 
+	"github.com/gapproof/gapproof/runner/apply"
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
@@ -16,8 +19,8 @@ func (a *app) clean() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "clean",
 		Short: "Remove what runs left whose process was killed",
-		Long: `clean removes every namespace that carries a run's label. Runs clean up after themselves, also on Ctrl-C; this is
-for those that were killed.`,
+		Long: `clean removes every namespace and every ClusterNetworkPolicy that carries a run's label. Runs clean up after themselves, also on
+Ctrl-C; this is for those that were killed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path := t.kubeconfig
@@ -32,19 +35,27 @@ for those that were killed.`,
 			if err != nil {
 				return err
 			}
-			end := a.waiting("removing namespaces")
-			removed, err := fixture.Clean(c.Context(), at.Client, id)
+			objects, err := dynamic.NewForConfig(at.Config)
+			if err != nil {
+				return err
+			}
+			end := a.waiting("removing policies and namespaces")
+			policies, fault := apply.CleanCluster(c.Context(), objects, at.Client.Discovery(), id)
+			namespaces, err := fixture.Clean(c.Context(), at.Client, id)
 			end()
-			for _, name := range removed {
+			for _, name := range policies {
+				fmt.Fprintf(a.out, "removed ClusterNetworkPolicy %s\n", name)
+			}
+			for _, name := range namespaces {
 				fmt.Fprintf(a.out, "removed namespace %s\n", name)
 			}
-			if err == nil && len(removed) == 0 {
+			if err = errors.Join(fault, err); err == nil && len(policies)+len(namespaces) == 0 {
 				fmt.Fprintln(a.out, "nothing to remove")
 			}
 			return err
 		},
 	}
 	t.flags(c)
-	c.Flags().StringVar(&id, "run", "", "only this run's namespaces (default: every run's)")
+	c.Flags().StringVar(&id, "run", "", "only what this run left (default: every run)")
 	return c
 }

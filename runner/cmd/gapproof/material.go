@@ -73,6 +73,9 @@ func readMaterial(stdin io.Reader, paths []string, namespace string) ([]material
 			for _, p := range s.Policies.Loaded {
 				used[p.File] = struct{}{}
 			}
+			for _, p := range s.Policies.LoadedCluster {
+				used[p.File] = struct{}{}
+			}
 			m, err := scenarioMaterial(s)
 			if err != nil {
 				return nil, err
@@ -88,9 +91,9 @@ func readMaterial(stdin io.Reader, paths []string, namespace string) ([]material
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if len(set.Policies) == 0 && len(set.Places) == 0 {
+	if len(set.Policies) == 0 && len(set.Cluster) == 0 && len(set.Places) == 0 {
 		if len(out) == 0 {
-			return nil, hinted{usageError{fmt.Errorf("reading %s: no NetworkPolicy, Namespace or workload", strings.Join(paths, ", "))}, "name manifests or scenario files"}
+			return nil, hinted{usageError{fmt.Errorf("reading %s: no policy, Namespace or workload", strings.Join(paths, ", "))}, "name manifests or scenario files"}
 		}
 		return out, nil
 	}
@@ -186,6 +189,13 @@ func scenarioMaterial(s *scenarios.Scenario) (material, error) {
 				return material{}, usageError{err}
 			}
 			set.Policies = append(set.Policies, manifest.Policy{Policy: bare, Lines: lines})
+		}
+		for _, bare := range st.ClusterPolicies {
+			content, err := l.content(bare.File)
+			if err != nil {
+				return material{}, usageError{err}
+			}
+			set.Cluster = append(set.Cluster, manifest.ClusterPolicy{ClusterPolicy: bare, Lines: manifest.LinesAt(content, bare.Line, bare.Spec.Name)})
 		}
 		m.steps = append(m.steps, step{st.Name, set})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -50,7 +51,7 @@ contain them. Where intent and policies differ, the line is marked: that is a po
 // printMinimal prints, per step, the smallest set of connections that tells every class of pods and ports apart, and its coverage.
 func (a *app) printMinimal(p *plan.Plan) error {
 	for _, step := range p.Steps {
-		engine, err := reach.Compile(step.World, step.Policies)
+		engine, err := reach.Compile(step.World, step.Policies, step.ClusterPolicies...)
 		if err != nil {
 			return usageError{err}
 		}
@@ -111,9 +112,14 @@ func deciding(d reach.Decision) string {
 	}{{"egress", d.Egress}, {"ingress", d.Ingress}} {
 		ref := side.Allowing
 		if side.Verdict == reach.Deny {
-			ref = side.Nearest
+			ref = cmp.Or(side.Denying, side.Nearest)
+		}
+		for _, p := range side.Passing {
+			parts = append(parts, fmt.Sprintf("%s: %s %s passes", side.name, p.Policy, p.Field))
 		}
 		switch {
+		case ref != nil && ref.Tier != "":
+			parts = append(parts, fmt.Sprintf("%s: %s %s of tier %s", side.name, ref.Policy, ref.Field, ref.Tier))
 		case len(side.Isolating) == 0:
 			continue
 		case ref == nil:
@@ -154,6 +160,10 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 					fmt.Fprintf(a.out, "  step %q: apply policy %s/%s\n", step.Name, c.Apply.Spec.Namespace, c.Apply.Spec.Name)
 				case c.Delete != "":
 					fmt.Fprintf(a.out, "  step %q: delete policy %s\n", step.Name, c.Delete)
+				case c.ApplyCluster != nil:
+					fmt.Fprintf(a.out, "  step %q: apply ClusterNetworkPolicy %s, if the cluster serves the kind\n", step.Name, c.ApplyCluster.Spec.Name)
+				case c.DeleteCluster != "":
+					fmt.Fprintf(a.out, "  step %q: delete ClusterNetworkPolicy %s\n", step.Name, c.DeleteCluster)
 				case c.Relabel != nil:
 					fmt.Fprintf(a.out, "  step %q: relabel %s/%s\n", step.Name, c.Relabel.Namespace, c.Relabel.Pod)
 				}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/gapproof/gapproof/images"
 	"github.com/gapproof/gapproof/runner/apply"
@@ -112,8 +113,13 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 		return err
 	}
 	seams := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
+	objects, err := dynamic.NewForConfig(at.Config)
+	if err != nil {
+		return err
+	}
 	s := suite.New(seams, apply.New(at.Client, run), suite.Options{
-		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
+		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run),
+		Run:     run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)

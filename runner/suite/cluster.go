@@ -1,0 +1,58 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+// sift parts the scenarios that can be carried out from those for which the cluster lacks something. The cluster is asked once, and only
+// when a scenario needs it.
+func (s *Suite) sift(ctx context.Context, all []*scenarios.Scenario) (able []*scenarios.Scenario, skipped []report.Scenario, _ error) {
+	var reason string
+	asked := false
+	for _, sc := range all {
+		if !hasClusterPolicies(sc) {
+			able = append(able, sc)
+			continue
+		}
+		if !asked {
+			asked = true
+			var err error
+			if reason, err = s.missing(ctx); err != nil {
+				return nil, nil, fmt.Errorf("finding out what %s can be run on: %w", sc.Metadata.Name, err)
+			}
+		}
+		if reason == "" {
+			able = append(able, sc)
+			continue
+		}
+		skipped = append(skipped, report.Scenario{Name: sc.Metadata.Name, Title: sc.Metadata.Title, File: sc.File, Skipped: reason})
+	}
+	if len(skipped) > 0 {
+		s.o.Log.Info("scenarios skipped", "scenarios", len(skipped), "reason", reason)
+	}
+	return able, skipped, nil
+}
+
+func (s *Suite) missing(ctx context.Context) (string, error) {
+	if s.o.Cluster == nil {
+		return "this run changes no ClusterNetworkPolicies", nil
+	}
+	return s.o.Cluster.Missing(ctx)
+}
+
+func hasClusterPolicies(sc *scenarios.Scenario) bool {
+	return len(sc.Policies.LoadedCluster) > 0 || len(sc.Policies.Cluster) > 0
+}
+
+// clearCluster takes a plan's ClusterNetworkPolicies back.
+func (s *Suite) clearCluster(ctx context.Context, p *plan.Plan) error {
+	if !hasClusterPolicies(p.Scenario) {
+		return nil
+	}
+	return s.o.Cluster.Clear(ctx)
+}

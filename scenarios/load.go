@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -12,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 const (
@@ -20,6 +22,9 @@ const (
 	policyListKind   = "NetworkPolicyList"
 	listAPIVersion   = "v1"
 	listKind         = "List"
+
+	clusterPolicyAPIVersion = npav1alpha2.GroupName + "/v1alpha2"
+	clusterPolicyKind       = "ClusterNetworkPolicy"
 )
 
 // Load reads the scenarios of the named files and of the directories' *.yaml and *.yml files, at any depth, in name order. Below a
@@ -54,6 +59,8 @@ type loader struct {
 	strays []Fault
 	seen   map[string]struct{}
 	named  map[string]string // scenario name → file
+	// input is what the path "-" of manifests stands for; may be nil.
+	input io.Reader
 }
 
 func load(t tree, paths []string) ([]*Scenario, error) {
@@ -86,7 +93,7 @@ func (l *loader) path(name string) []*Scenario {
 		}
 		return nil
 	}
-	files, err := yamlFiles(l.tree, name)
+	files, err := filesBelow(l.tree, name, isYAML)
 	if err != nil {
 		l.sink.add(Fault{File: name, Message: reason(err)})
 		return nil
@@ -240,6 +247,7 @@ func (l *loader) complete(doc *document, s *Scenario) *Scenario {
 		}
 	}
 	worldRead := true
+	s.Places = doc.places("world", s.World)
 	switch {
 	case s.World.File != "":
 		worldRead = l.sharedWorld(doc, s)
@@ -280,7 +288,8 @@ func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
 		doc.fault("world.file", s.World.File, "a world begins with kind: "+WorldKind, "%s is not a %s but %q", name, WorldKind, kind)
 		return false
 	}
-	s.World, s.WorldFile = l.world(name, documents), name
+	s.World, s.Places = l.world(name, documents)
+	s.WorldFile = name
 	return true
 }
 
@@ -293,7 +302,7 @@ func (l *loader) derivedWorld(doc *document, s *Scenario, manifests *manifestRea
 		name := l.tree.beside(doc.file, relative)
 		list = append(list, manifests.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) })...)
 	}
-	derived := worldFrom(manifests, s.World.DefaultNamespace, list)
+	derived, places := worldFrom(manifests, s.World.DefaultNamespace, list)
 	if len(l.sink.faults) > before {
 		return false // half a world would only bring more faults
 	}
@@ -302,6 +311,7 @@ func (l *loader) derivedWorld(doc *document, s *Scenario, manifests *manifestRea
 		return false
 	}
 	s.World.From, s.World.DefaultNamespace = nil, ""
+	maps.Copy(s.Places, places)
 	s.World = merged(derived, s.World)
 	s.World.setDefaults()
 	checkWorld(doc, "world", s.World)
@@ -332,7 +342,7 @@ func merged(derived, written World) World {
 }
 
 // world reads and checks a World file. Scenarios that share it get values of their own, and the same faults, which are told once.
-func (l *loader) world(name string, documents []*yaml.Node) World {
+func (l *loader) world(name string, documents []*yaml.Node) (World, map[string]Place) {
 	node := documents[0]
 	doc := newDocument(name, node, &l.sink)
 	var file WorldFile
@@ -345,7 +355,20 @@ func (l *loader) world(name string, documents []*yaml.Node) World {
 	world := World{Namespaces: file.Namespaces, Services: file.Services}
 	world.setDefaults()
 	checkWorld(doc, "", world)
-	return world
+	return world, doc.places("", world)
+}
+
+// places are where the namespaces and pods of a world are written that is in the document at a field.
+func (d *document) places(at string, w World) map[string]Place {
+	out := map[string]Place{}
+	for i, ns := range w.Namespaces {
+		at := item(child(at, "namespaces"), i)
+		out[ns.Name] = Place{d.file, d.at(at)}
+		for j, p := range ns.Pods {
+			out[ns.Name+"/"+p.Name] = Place{d.file, d.at(item(at+".pods", j))}
+		}
+	}
+	return out
 }
 
 func checkType(doc *document, prefix, apiVersion, want string) {
@@ -377,7 +400,7 @@ func (l *loader) policies(doc *document, s *Scenario) []located {
 		files := []string{name}
 		directory, err := isDirectory(l.tree, name)
 		if err == nil && directory {
-			files, err = yamlFiles(l.tree, name)
+			files, err = filesBelow(l.tree, name, isYAML)
 		}
 		if err != nil {
 			doc.fault(at, relative, relativeHint, "reading %s: %s", name, reason(err))
@@ -420,7 +443,7 @@ func (l *loader) policyDocument(file string, node *yaml.Node) []located {
 		var p networkingv1.NetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, policyAPIVersion)
-		return []located{{Policy: Policy{Spec: p, File: file, Line: node.Line}, document: doc}}
+		return []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}
 	case policyListKind, listKind:
 		var list networkingv1.NetworkPolicyList
 		doc.decode(node, "", &list)
@@ -452,7 +475,7 @@ func (d *document) inline(list []networkingv1.NetworkPolicy, at string) []locate
 		if p.Kind != "" && p.Kind != policyKind {
 			d.fault(child(each, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
 		}
-		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each)}, document: d, path: field.NewPath(at).Index(i)})
+		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(nodeAt(d.node, each))}, document: d, path: field.NewPath(at).Index(i)})
 	}
 	return out
 }

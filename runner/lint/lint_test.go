@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/gapproof/gapproof/runner/lint"
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -33,11 +35,24 @@ func read(t testing.TB, name string) *manifest.Set {
 
 func parse(t testing.TB, name, content string) *manifest.Set {
 	t.Helper()
-	set, err := manifest.Read([]manifest.File{{Name: name, Content: []byte(content)}}, manifest.Options{})
+	set, err := tryParse(name, content)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return set
+}
+
+func tryParse(name, content string) (*manifest.Set, error) {
+	files := fstest.MapFS{name: {Data: []byte(content)}}
+	manifests, err := scenarios.ReadManifestsFS(files, []string{name}, scenarios.ManifestOptions{DefaultNamespace: "default"})
+	if err != nil {
+		return nil, err
+	}
+	objects, err := manifests.Objects(nil)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Of(objects), nil
 }
 
 func check(t testing.TB, set *manifest.Set, o lint.Options) []lint.Finding {
@@ -312,7 +327,7 @@ func FuzzCheckTakesWhateverReadTook(f *testing.F) {
 		f.Add(content)
 	}
 	f.Fuzz(func(_ *testing.T, content []byte) {
-		set, err := manifest.Read([]manifest.File{{Name: "f.yaml", Content: content}}, manifest.Options{})
+		set, err := tryParse("f.yaml", string(content))
 		if err != nil {
 			return
 		}

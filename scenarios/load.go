@@ -7,7 +7,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -22,9 +21,6 @@ const (
 	policyListKind   = "NetworkPolicyList"
 	listAPIVersion   = "v1"
 	listKind         = "List"
-
-	clusterPolicyAPIVersion = npav1alpha2.GroupName + "/v1alpha2"
-	clusterPolicyKind       = "ClusterNetworkPolicy"
 )
 
 // Load reads the scenarios of the named files and of the directories' *.yaml and *.yml files, at any depth, in name order. Below a
@@ -179,7 +175,7 @@ func misfitOf(name string, node *yaml.Node, kind string) Fault {
 		f.Hint = "a scenario begins with apiVersion: " + APIVersion
 	case kind == "":
 		f.Message = "is missing"
-	case kind == policyKind || kind == policyListKind || kind == listKind:
+	case slices.Contains([]string{policyKind, policyListKind, clusterPolicyKind, clusterPolicyListKind, listKind}, kind):
 		f.Message, f.Hint = kind+" is not a "+Kind, "name the file in policies.files of a scenario"
 	case kind == WorldKind:
 		f.Message, f.Hint = "World is not a Scenario", "name the file in world.file of a scenario"
@@ -234,16 +230,27 @@ func (l *loader) scenario(name string, node *yaml.Node) *Scenario {
 // complete reads in whatever a decoded scenario refers to, fills its defaults and checks it.
 func (l *loader) complete(doc *document, s *Scenario) *Scenario {
 	manifests := newManifestReader(l)
-	c := checker{document: doc, scenario: s, policies: l.policies(doc, s)}
-	c.policies = append(c.policies, manifests.policiesOf(doc, &s.Policies)...)
+	all := l.policies(doc, s)
+	all.add(manifests.policiesOf(doc, &s.Policies))
+	c := checker{document: doc, scenario: s, policies: all.network, cluster: all.cluster}
 	for _, p := range c.policies {
 		s.Policies.Loaded = append(s.Policies.Loaded, p.Policy)
 	}
-	c.replacing = make([][]located, len(s.Steps))
+	for _, p := range c.cluster {
+		s.Policies.LoadedCluster = append(s.Policies.LoadedCluster, p.ClusterPolicy)
+	}
+	c.replacing = make([]gathered, len(s.Steps))
 	for i := range s.Steps {
-		c.replacing[i] = doc.inline(s.Steps[i].Replace, "steps["+strconv.Itoa(i)+"].replace")
-		for _, p := range c.replacing[i] {
-			s.Steps[i].Replacing = append(s.Steps[i].Replacing, p.Policy)
+		step := &s.Steps[i]
+		c.replacing[i] = gathered{
+			network: doc.inline(step.Replace, item("steps", i)+".replace"),
+			cluster: doc.inlineCluster(step.ReplaceCluster, item("steps", i)+".replaceCluster"),
+		}
+		for _, p := range c.replacing[i].network {
+			step.Replacing = append(step.Replacing, p.Policy)
+		}
+		for _, p := range c.replacing[i].cluster {
+			step.ReplacingCluster = append(step.ReplacingCluster, p.ClusterPolicy)
 		}
 	}
 	worldRead := true
@@ -389,11 +396,22 @@ type located struct {
 	path     *field.Path // nil: the policy is the whole document
 }
 
+// gathered are policies of both kinds, each in the order in which they are written.
+type gathered struct {
+	network []located
+	cluster []locatedCluster
+}
+
+func (g *gathered) add(more gathered) {
+	g.network = append(g.network, more.network...)
+	g.cluster = append(g.cluster, more.cluster...)
+}
+
 const relativeHint = "paths are relative to the scenario file"
 
 // policies gathers the inline policies and those of the files.
-func (l *loader) policies(doc *document, s *Scenario) []located {
-	out := doc.inline(s.Policies.Inline, "policies.inline")
+func (l *loader) policies(doc *document, s *Scenario) gathered {
+	out := gathered{network: doc.inline(s.Policies.Inline, "policies.inline"), cluster: doc.inlineCluster(s.Policies.Cluster, "policies.cluster")}
 	for i, relative := range s.Policies.Files {
 		at := item("policies.files", i)
 		name := l.tree.beside(doc.file, relative)
@@ -410,57 +428,66 @@ func (l *loader) policies(doc *document, s *Scenario) []located {
 			doc.fault(at, relative, "policy files end in .yaml or .yml", "%s holds no policy file", name)
 		}
 		for _, f := range files {
-			out = append(out, l.policyFile(doc, at, f)...)
+			out.add(l.policyFile(doc, at, f))
 		}
 	}
 	return out
 }
 
 // policyFile reads the policies of one file; at is the field of the scenario that led to it.
-func (l *loader) policyFile(doc *document, at, name string) []located {
+func (l *loader) policyFile(doc *document, at, name string) gathered {
 	l.used[name] = struct{}{}
 	content, err := read(l.tree, name)
 	if err != nil {
 		doc.fault(at, name, relativeHint, "reading %s: %s", name, reason(err))
-		return nil
+		return gathered{}
 	}
 	documents := parse(name, content, &l.sink)
 	if len(documents) == 0 && !l.sink.has(name) {
 		doc.fault(at, name, "", "%s holds no %s", name, policyKind)
 	}
-	var out []located
+	var out gathered
 	for _, node := range documents {
-		out = append(out, l.policyDocument(name, node)...)
+		out.add(l.policyDocument(name, node))
 	}
 	return out
 }
 
-// policyDocument reads one document of a policy file: a NetworkPolicy, or a list of them as kubectl prints it.
-func (l *loader) policyDocument(file string, node *yaml.Node) []located {
+// policyDocument reads one document of a policy file: a policy of either kind, or a list of them as kubectl prints it.
+func (l *loader) policyDocument(file string, node *yaml.Node) gathered {
 	doc := newDocument(file, node, &l.sink)
 	switch kind := topLevel(node, "kind"); kind {
 	case policyKind:
 		var p networkingv1.NetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, policyAPIVersion)
-		return []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}
-	case policyListKind, listKind:
+		return gathered{network: []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
+	case clusterPolicyKind:
+		var p npav1alpha2.ClusterNetworkPolicy
+		doc.decode(node, "", &p)
+		checkType(doc, "", p.APIVersion, clusterPolicyAPIVersion)
+		p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
+		return gathered{cluster: []locatedCluster{{ClusterPolicy: ClusterPolicy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
+	case listKind:
+		return doc.list(node)
+	case policyListKind:
 		var list networkingv1.NetworkPolicyList
 		doc.decode(node, "", &list)
-		want := policyAPIVersion
-		if kind == listKind {
-			want = listAPIVersion
-		}
-		checkType(doc, "", list.APIVersion, want)
-		return doc.inline(list.Items, "items")
+		checkType(doc, "", list.APIVersion, policyAPIVersion)
+		return gathered{network: doc.inline(list.Items, "items")}
+	case clusterPolicyListKind:
+		var list npav1alpha2.ClusterNetworkPolicyList
+		doc.decode(node, "", &list)
+		checkType(doc, "", list.APIVersion, clusterPolicyAPIVersion)
+		return gathered{cluster: doc.statusless(doc.inlineCluster(list.Items, "items"))}
 	default:
 		f := misfitOf(file, node, kind)
-		f.Hint = "policies.files wants " + policyKind + " of " + policyAPIVersion
+		f.Hint = "policies.files wants " + policyKind + " of " + policyAPIVersion + " and " + clusterPolicyKind + " of " + clusterPolicyAPIVersion
 		if kind != "" {
-			f.Message = kind + " is not a " + policyKind
+			f.Message = kind + " is no policy that is known here"
 		}
 		l.sink.add(f)
-		return nil
+		return gathered{}
 	}
 }
 

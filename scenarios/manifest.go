@@ -13,7 +13,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	networkingv1 "k8s.io/api/networking/v1"
-	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/gapproof/gapproof/scenarios/kustomize"
 )
@@ -380,7 +379,7 @@ func (m *manifest) role() role {
 		return aWorkload
 	case "networking.k8s.io/" + policyKind, "extensions/" + policyKind, "/" + policyKind:
 		return aPolicy
-	case npav1alpha2.GroupName + "/" + clusterPolicyKind:
+	case clusterPolicyGroup + "/" + clusterPolicyKind:
 		return aClusterPolicy
 	default:
 		return bystander
@@ -389,23 +388,28 @@ func (m *manifest) role() role {
 
 const namespaceHint = "write it, or write defaultNamespace beside the path"
 
-// policiesOf gathers the NetworkPolicies of policies.manifests.
-func (r *manifestReader) policiesOf(doc *document, p *Policies) []located {
-	var out []located
+// policiesOf gathers the policies of policies.manifests.
+func (r *manifestReader) policiesOf(doc *document, p *Policies) gathered {
+	var out gathered
 	taken := map[*manifest]struct{}{}
 	for i, relative := range p.Manifests {
 		at := item("policies.manifests", i)
 		name := r.tree.beside(doc.file, relative)
 		for _, m := range r.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) }) {
-			if _, twice := taken[m]; twice || m.role() != aPolicy {
+			policy := m.role() == aPolicy || m.role() == aClusterPolicy
+			if _, twice := taken[m]; twice || !policy {
 				continue
 			}
 			taken[m], m.taken = struct{}{}, true
+			if m.role() == aClusterPolicy {
+				out.cluster = append(out.cluster, r.clusterPolicy(m))
+				continue
+			}
 			if ns := cmp.Or(m.namespace, p.DefaultNamespace); slices.Contains(reserved(), ns) {
 				r.omit(m, "namespace %s belongs to the cluster, so nothing is put there", ns)
 				continue
 			}
-			out = append(out, r.policy(m, p.DefaultNamespace))
+			out.network = append(out.network, r.policy(m, p.DefaultNamespace))
 		}
 	}
 	return out
@@ -423,16 +427,4 @@ func (r *manifestReader) policy(m *manifest, defaultNamespace string) located {
 		doc.undecodable("metadata.namespace", doc.at("metadata"), nil, namespaceHint, "%s names no namespace", m)
 	}
 	return located{Policy: Policy{Spec: p, File: m.file, Line: m.line(), Template: m.template, Lines: m.lines()}, document: doc}
-}
-
-// clusterPolicy decodes a ClusterNetworkPolicy.
-func (r *manifestReader) clusterPolicy(m *manifest) (*npav1alpha2.ClusterNetworkPolicy, *document) {
-	doc := m.document(r.sink)
-	var p npav1alpha2.ClusterNetworkPolicy
-	doc.decode(m.node, "", &p)
-	checkType(doc, "", m.apiVersion, clusterPolicyAPIVersion)
-	if p.Name == "" {
-		doc.fault("metadata.name", nil, "", "is missing")
-	}
-	return &p, doc
 }

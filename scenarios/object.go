@@ -130,11 +130,15 @@ func (r *register) enter(m *manifest) bool {
 	return r.first(m, doc)
 }
 
-// enterNamespace is enter for a Namespace that is decoded already.
-func (r *register) enterNamespace(m *manifest, doc *document) bool {
+// enterClusterWide is enter for an object of no namespace that is decoded already.
+func (r *register) enterClusterWide(m *manifest, doc *document) bool {
 	m.taken = true
 	m.namespace = "" // it has none, whatever is written
-	return doc.dnsLabel("metadata.name", m.name) && r.first(m, doc)
+	if m.name == "" {
+		doc.fault("metadata.name", nil, "", "is missing")
+		return false
+	}
+	return r.first(m, doc)
 }
 
 // first tells whether an object is not given a second time.

@@ -115,7 +115,7 @@ func (r *manifestReader) object(m *manifest, known *register) (Object, bool) {
 	case aNamespace:
 		labels, doc := r.namespaceLabels(m)
 		out.API = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: m.name, Labels: labels}}
-		return out, known.enterNamespace(m, doc)
+		return out, known.enterClusterWide(m, doc) && doc.dnsLabel("metadata.name", m.name)
 	case aWorkload:
 		if !known.enter(m) {
 			return out, false
@@ -135,10 +135,11 @@ func (r *manifestReader) object(m *manifest, known *register) (Object, bool) {
 		}
 		out.API, out.Lines = &p.Spec, p.Lines
 	case aClusterPolicy:
-		m.namespace = ""
-		p, doc := r.clusterPolicy(m)
-		out.API, out.Lines = p, m.lines()
-		return out, p.Name != "" && known.first(m, doc)
+		p := r.clusterPolicy(m)
+		if !known.enterClusterWide(m, p.document) {
+			return out, false
+		}
+		out.API, out.Lines = &p.Spec, p.Lines
 	default:
 		return out, false
 	}

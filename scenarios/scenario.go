@@ -160,17 +160,20 @@ type ServicePort struct {
 type Policies struct {
 	Inline []networkingv1.NetworkPolicy `json:"inline,omitempty"`
 	// Cluster are ClusterNetworkPolicies. Where the cluster does not serve their kind the scenario is skipped, and the report says so.
-	// Steps name them without a namespace.
+	// Steps name them without a namespace. Whatever they select, only the pods of the world are subject to them.
 	Cluster []npav1alpha2.ClusterNetworkPolicy `json:"cluster,omitempty"`
-	// Files are paths of multi-document YAML files or directories of them, relative to the scenario file.
+	// Files are paths of multi-document YAML files or directories of them, relative to the scenario file, with policies of both kinds.
 	Files []string `json:"files,omitempty"`
-	// Manifests are paths like those of World.From, relative to the scenario file. Every NetworkPolicy is taken, and other kinds are counted.
+	// Manifests are paths like those of World.From, relative to the scenario file. Every NetworkPolicy and
+	// ClusterNetworkPolicy is taken, and other kinds are counted.
 	Manifests []string `json:"manifests,omitempty"`
 	// DefaultNamespace is for those policies of Manifests that name no namespace.
 	DefaultNamespace string `json:"defaultNamespace,omitempty"`
 
-	// Loaded is Inline and the contents of Files and Manifests with their origins, in order. Filled by loading.
+	// Loaded is Inline and the NetworkPolicies of Files and Manifests with their origins, in order. Filled by loading.
 	Loaded []Policy `json:"-"`
+	// LoadedCluster is Cluster and the ClusterNetworkPolicies of Files and Manifests likewise.
+	LoadedCluster []ClusterPolicy `json:"-"`
 }
 
 // Policy is one NetworkPolicy and where it was written.
@@ -186,14 +189,26 @@ type Policy struct {
 	Lines Lines
 }
 
+// ClusterPolicy is one ClusterNetworkPolicy and where it was written; its fields are those of [Policy]. The status is left out: it is the
+// implementation's.
+type ClusterPolicy struct {
+	Spec     npav1alpha2.ClusterNetworkPolicy
+	File     string
+	Line     int
+	Template string
+	Lines    Lines
+}
+
 // Step changes policies or labels, then observes.
 type Step struct {
 	Name string `json:"name"`
-	// Apply names policies of the scenario as "namespace/name"; "*" stands for all of them.
+	// Apply names policies of the scenario as "namespace/name", ClusterNetworkPolicies as "name"; "*" stands for all of both.
 	Apply []string `json:"apply,omitempty"`
 	// Replace holds new versions of policies that are in effect, whole and in place.
 	Replace []networkingv1.NetworkPolicy `json:"replace,omitempty"`
-	// Delete names policies in effect as "namespace/name"; "*" stands for all of them.
+	// ReplaceCluster is the same for ClusterNetworkPolicies.
+	ReplaceCluster []npav1alpha2.ClusterNetworkPolicy `json:"replaceCluster,omitempty"`
+	// Delete names policies in effect as Apply does; "*" stands for all of them.
 	Delete  []string  `json:"delete,omitempty"`
 	Relabel []Relabel `json:"relabel,omitempty"`
 	// Restart deletes pods ("namespace/pod") and makes them again as they are now; each comes back with a new address.
@@ -206,6 +221,8 @@ type Step struct {
 
 	// Replacing is Replace with origins. Filled by loading.
 	Replacing []Policy `json:"-"`
+	// ReplacingCluster is ReplaceCluster with origins.
+	ReplacingCluster []ClusterPolicy `json:"-"`
 }
 
 // Move names a pod and the place ("a", "b", …) it goes to.

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 	"sigs.k8s.io/yaml"
 
 	"github.com/gapproof/gapproof/scenarios"
@@ -35,28 +36,46 @@ type schemaMaker struct {
 func constraints() map[string]node {
 	label := node{"pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
 	return map[string]node{
-		"Scenario.APIVersion":               {"const": scenarios.APIVersion},
-		"Scenario.Kind":                     {"const": scenarios.Kind},
-		"WorldFile.APIVersion":              {"const": scenarios.APIVersion},
-		"WorldFile.Kind":                    {"const": scenarios.WorldKind},
-		"NetworkPolicy.APIVersion":          {"const": "networking.k8s.io/v1"},
-		"NetworkPolicy.Kind":                {"const": "NetworkPolicy"},
-		"Metadata.Name":                     label,
-		"WorldMetadata.Name":                label,
-		"Namespace.Name":                    label,
-		"Pod.Name":                          label,
-		"Pod.Node":                          {"pattern": "^[a-z]?$"},
-		"Service.Name":                      {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
-		"Rule.Ports":                        {"items": node{"type": "string", "pattern": "^(TCP|UDP|SCTP)/[1-9][0-9]{0,4}$"}},
-		"NetworkPolicySpec.PolicyTypes":     {"items": node{"enum": []any{"Ingress", "Egress"}}},
-		"NetworkPolicyPort.EndPort":         {"minimum": 1, "maximum": 65535},
-		"LabelSelectorRequirement.Operator": {"enum": []any{"In", "NotIn", "Exists", "DoesNotExist"}},
+		"Scenario.APIVersion":                    {"const": scenarios.APIVersion},
+		"Scenario.Kind":                          {"const": scenarios.Kind},
+		"WorldFile.APIVersion":                   {"const": scenarios.APIVersion},
+		"WorldFile.Kind":                         {"const": scenarios.WorldKind},
+		"NetworkPolicy.APIVersion":               {"const": "networking.k8s.io/v1"},
+		"NetworkPolicy.Kind":                     {"const": "NetworkPolicy"},
+		"Metadata.Name":                          label,
+		"WorldMetadata.Name":                     label,
+		"Namespace.Name":                         label,
+		"Pod.Name":                               label,
+		"Pod.Node":                               {"pattern": "^[a-z]?$"},
+		"Service.Name":                           {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
+		"Rule.Ports":                             {"items": node{"type": "string", "pattern": "^(TCP|UDP|SCTP)/[1-9][0-9]{0,4}$"}},
+		"NetworkPolicySpec.PolicyTypes":          {"items": node{"enum": []any{"Ingress", "Egress"}}},
+		"NetworkPolicyPort.EndPort":              {"minimum": 1, "maximum": 65535},
+		"ClusterNetworkPolicy.APIVersion":        {"const": "policy.networking.k8s.io/v1alpha2"},
+		"ClusterNetworkPolicy.Kind":              {"const": "ClusterNetworkPolicy"},
+		"ClusterNetworkPolicySpec.Tier":          {"enum": []any{"Admin", "Baseline"}},
+		"ClusterNetworkPolicySpec.Priority":      {"minimum": 0, "maximum": 1000},
+		"ClusterNetworkPolicyIngressRule.Action": {"enum": []any{"Accept", "Deny", "Pass"}},
+		"ClusterNetworkPolicyEgressRule.Action":  {"enum": []any{"Accept", "Deny", "Pass"}},
+		"ClusterNetworkPolicyPort.Number":        {"minimum": 1, "maximum": 65535},
+		"ClusterNetworkPolicyPortRange.Start":    {"minimum": 1, "maximum": 65535},
+		"ClusterNetworkPolicyPortRange.End":      {"minimum": 1, "maximum": 65535},
+		"LabelSelectorRequirement.Operator":      {"enum": []any{"In", "NotIn", "Exists", "DoesNotExist"}},
 	}
 }
 
 // notRequired are fields whose JSON tag does not say that they may be left out.
 func notRequired() []string {
 	return []string{"NetworkPolicySpec.PodSelector", "Port.Protocol", "NetworkPolicy.Spec"}
+}
+
+// nameOf is the name of a type's definition. The API of ClusterNetworkPolicy has types of the same names as the language.
+func nameOf(t reflect.Type) string {
+	const of = "ClusterNetworkPolicy"
+	if t.PkgPath() == reflect.TypeFor[npav1alpha2.ClusterNetworkPolicy]().PkgPath() && !strings.HasPrefix(t.Name(), of) {
+		return of + t.Name()
+	}
+	return t.Name()
 }
 
 func makeSchema(t testing.TB) []byte {
@@ -127,11 +146,12 @@ func (m *schemaMaker) typeOf(t reflect.Type) node {
 	case reflect.Map:
 		return node{"type": "object", "additionalProperties": m.typeOf(t.Elem())}
 	case reflect.Struct:
-		if _, known := m.definitions[t.Name()]; !known {
-			m.definitions[t.Name()] = node{} // before the fields, should they come back to the type
-			m.definitions[t.Name()] = m.structOf(t)
+		name := nameOf(t)
+		if _, known := m.definitions[name]; !known {
+			m.definitions[name] = node{} // before the fields, should they come back to the type
+			m.definitions[name] = m.structOf(t)
 		}
-		return node{"$ref": "#/$defs/" + t.Name()}
+		return node{"$ref": "#/$defs/" + name}
 	case reflect.Bool:
 		return node{"type": "boolean"}
 	case reflect.String:
@@ -147,15 +167,22 @@ func (m *schemaMaker) structOf(t reflect.Type) node {
 	properties, required := node{}, []any{}
 	for _, f := range jsonFields(t) {
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		key := t.Name() + "." + f.Name
+		key := nameOf(t) + "." + f.Name
+		if key == "ClusterNetworkPolicy.Status" { // the implementation's to write
+			continue
+		}
 		property := m.typeOf(f.Type)
+		if key == "ClusterNetworkPolicy.ObjectMeta" {
+			delete(property["properties"].(node), "namespace")
+			property["required"] = []any{"name"}
+		}
 		maps.Copy(property, constraints()[key])
 		if comment := m.comments[key]; comment != "" {
 			property["description"] = comment
 		}
 		properties[name] = property
 		optional := strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero") || slices.Contains(notRequired(), key)
-		isType := (name == "kind" || name == "apiVersion") && t.Name() != "NetworkPolicy"
+		isType := (name == "kind" || name == "apiVersion") && !strings.HasSuffix(t.Name(), "NetworkPolicy")
 		if !optional || isType {
 			required = append(required, name)
 		}
@@ -164,7 +191,7 @@ func (m *schemaMaker) structOf(t reflect.Type) node {
 	if len(required) > 0 {
 		out["required"] = required
 	}
-	if comment := m.comments[t.Name()]; comment != "" {
+	if comment := m.comments[nameOf(t)]; comment != "" {
 		out["description"] = comment
 	}
 	return out
@@ -332,7 +359,7 @@ func checkFile(t testing.TB, name string) []string {
 
 func TestEveryShippedFileFollowsTheSchema(t *testing.T) {
 	checked := 0
-	for _, pattern := range []string{"catalogue/*/*.yaml", "examples/*.yaml", "testdata/good/*.yaml", "testdata/derived/*.yaml"} {
+	for _, pattern := range []string{"catalogue/*/*.yaml", "examples/*.yaml", "testdata/good/*.yaml", "testdata/derived/*.yaml", "testdata/cluster/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -353,6 +380,7 @@ func TestSchemaRefusesWhatIsWrongInShape(t *testing.T) {
 	for _, name := range []string{
 		"unknown-field", "unknown-field-in-a-policy", "port-70000", "wrong-types", "kind-unknown", "api-version-wrong", "name-missing",
 		"name-is-no-dns-label", "node-key", "policy-types", "policy-ports", "rule-ports", "rule-without-ends", "selector-that-does-not-parse",
+		"cluster-policy-spec", "cluster-policy-rules", "cluster-policy-protocols",
 	} {
 		if faults := checkFile(t, "testdata/bad/"+name+".yaml"); len(faults) == 0 {
 			t.Errorf("%s: want the schema to refuse it", name)

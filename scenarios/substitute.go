@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // placeholderStart begins a placeholder. No CIDR contains it.
@@ -18,7 +20,7 @@ const placeholderStart = "${"
 //	${pod:x/a}     the address of pod a in namespace x alone
 //	${pod:x/a}/24  the network of 24 bits that the address lies in
 //
-// It may stand in ipBlock.cidr and ipBlock.except, nowhere else.
+// It may stand in ipBlock.cidr and ipBlock.except, and in networks of a ClusterNetworkPolicy, nowhere else.
 type placeholder struct {
 	pod  string // "namespace/pod"
 	bits int    // -1: all of the address
@@ -78,6 +80,40 @@ func Substitute(policy networkingv1.NetworkPolicy, address func(pod string) (net
 	return out, nil
 }
 
+// SubstituteCluster is Substitute for the networks of a ClusterNetworkPolicy.
+func SubstituteCluster(policy npav1alpha2.ClusterNetworkPolicy, address func(pod string) (netip.Addr, bool)) (npav1alpha2.ClusterNetworkPolicy, error) {
+	out := *policy.DeepCopy()
+	var errs []error
+	for i := range out.Spec.Egress {
+		for j, peer := range out.Spec.Egress[i].To {
+			for k, cidr := range peer.Networks {
+				filled, _, err := substituteOne(string(cidr), fmt.Sprintf("spec.egress[%d].to[%d].networks[%d]", i, j, k), address)
+				peer.Networks[k], errs = npav1alpha2.CIDR(filled), append(errs, err)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return npav1alpha2.ClusterNetworkPolicy{}, fmt.Errorf("filling in the addresses of policy %s: %w", policy.Name, err)
+	}
+	return out, nil
+}
+
+// substituteOne is the CIDR that s stands for, and whether that is another text than s.
+func substituteOne(s, field string, address func(string) (netip.Addr, bool)) (_ string, replaced bool, _ error) {
+	p, err := parsePlaceholder(s)
+	if err != nil {
+		if strings.HasPrefix(s, placeholderStart) {
+			return s, false, fmt.Errorf("%s: %q: %w", field, s, err)
+		}
+		return s, false, nil
+	}
+	prefix, err := p.prefix(address)
+	if err != nil {
+		return s, false, fmt.Errorf("%s: %q: %w", field, s, err)
+	}
+	return prefix.String(), true, nil
+}
+
 // substituteBlock replaces in place; a nil block has nothing to replace.
 func substituteBlock(b *networkingv1.IPBlock, at string, address func(string) (netip.Addr, bool)) error {
 	if b == nil {
@@ -86,26 +122,15 @@ func substituteBlock(b *networkingv1.IPBlock, at string, address func(string) (n
 	var errs []error
 	replaced := false
 	fill := func(s *string, field string) {
-		p, err := parsePlaceholder(*s)
-		if err != nil {
-			if len(*s) >= len(placeholderStart) && (*s)[:len(placeholderStart)] == placeholderStart {
-				errs = append(errs, fmt.Errorf("%s: %q: %w", field, *s, err))
-			}
-			return
-		}
-		prefix, err := p.prefix(address)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %q: %w", field, *s, err))
-			return
-		}
-		*s, replaced = prefix.String(), true
+		filled, is, err := substituteOne(*s, field, address)
+		*s, replaced, errs = filled, replaced || is, append(errs, err)
 	}
 	fill(&b.CIDR, at+".cidr")
 	for i := range b.Except {
 		fill(&b.Except[i], fmt.Sprintf("%s.except[%d]", at, i))
 	}
-	if len(errs) > 0 || !replaced {
-		return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || !replaced {
+		return err
 	}
 	cidr, err := netip.ParsePrefix(b.CIDR)
 	if err != nil {

@@ -17,8 +17,9 @@ type checker struct {
 	*document
 	scenario *Scenario
 	policies []located
-	// replacing has the located form of each step's Replace.
-	replacing [][]located
+	cluster  []locatedCluster
+	// replacing has the located form of each step's Replace and ReplaceCluster.
+	replacing []gathered
 	// listening has, for every destination a rule may name, the ports attempts go to. Filled by check.
 	listening map[string][]string
 	pods      []string // "namespace/pod", in the world's order
@@ -121,7 +122,7 @@ func (c *checker) checkPolicies() []string {
 		}
 		known = append(known, name)
 	}
-	return known
+	return append(known, c.checkClusterPolicies()...)
 }
 
 // checkPolicy validates one policy and returns its "namespace/name".
@@ -152,11 +153,11 @@ func (c *checker) checkSteps(known []string) {
 			}
 		}
 		if i < len(c.replacing) {
-			for _, p := range c.replacing[i] {
-				name := c.checkPolicy(p)
-				if _, is := inEffect[name]; !is {
-					c.fault(p.path.Child("metadata", "name").String(), name, "apply it in an earlier step", "policy %s is not in effect here, so that nothing can be replaced", name)
-				}
+			for _, p := range c.replacing[i].network {
+				c.checkReplaces(c.checkPolicy(p), p.path, inEffect)
+			}
+			for _, p := range c.replacing[i].cluster {
+				c.checkReplaces(c.checkClusterPolicy(p), p.path, inEffect)
 			}
 		}
 		for j, name := range s.Delete {
@@ -172,6 +173,17 @@ func (c *checker) checkSteps(known []string) {
 			p.document.fault(p.path.Child("metadata", "name").String(), name, "name it in apply of a step", "no step applies policy %s", name)
 		}
 	}
+	for _, p := range c.cluster {
+		if _, is := applied[p.Spec.Name]; !is {
+			p.document.fault(p.path.Child("metadata", "name").String(), p.Spec.Name, "name it in apply of a step", "no step applies policy %s", p.Spec.Name)
+		}
+	}
+}
+
+func (c *checker) checkReplaces(name string, at *field.Path, inEffect map[string]struct{}) {
+	if _, is := inEffect[name]; !is {
+		c.fault(at.Child("metadata", "name").String(), name, "apply it in an earlier step", "policy %s is not in effect here, so that nothing can be replaced", name)
+	}
 }
 
 // named resolves a policy name of a step. An unknown one is a fault and stands for nothing.
@@ -180,7 +192,7 @@ func (c *checker) named(at, name string, known []string) []string {
 		return known
 	}
 	if !slices.Contains(known, name) {
-		hint := "policies are named namespace/name"
+		hint := "policies are named namespace/name, a " + clusterPolicyKind + " by its name alone"
 		if near := nearestName(name, known); near != "" {
 			hint = "did you mean " + near + "?"
 		}

@@ -107,7 +107,7 @@ func (w *worldMaker) namespaceObject(m *manifest) {
 		return
 	}
 	labels, doc := w.reader.namespaceLabels(m)
-	if w.enterNamespace(m, doc) {
+	if w.enterClusterWide(m, doc) && doc.dnsLabel("metadata.name", m.name) {
 		w.namespace(m.name).Labels = labels
 		w.places[m.name] = m.place()
 	}

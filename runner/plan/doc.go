@@ -15,6 +15,10 @@
 // values with which a policy's namespaceSelector names one of them through kubernetes.io/metadata.name; a namespace outside
 // of the world, such as kube-system, keeps its name. Attempt IDs, sources, destinations and responders stay as written.
 //
+// A ClusterNetworkPolicy gets the prefix before its own name, and whatever its subject selects is narrowed to the world's namespaces, in the
+// lab too: an Admin policy with the subject namespaces: {} would else cut off every pod of the cluster, the beacons first. Its peers
+// are left as wide as they are written, because a peer decides about nothing but the subject's own traffic.
+//
 // The trap: a wildcard is not everything. In expect, "*" and "namespace/*" stand for pods, a Service ("service:…") and "dns" must be
 // named, and neither a wildcard nor exhaustive speaks for a pod's traffic to itself, which the API lets no policy cut. The
 // package is pure: no client, socket, clock or file.

@@ -23,7 +23,7 @@ const (
 
 // promises says what must hold for every attempt after step.
 func (b *builder) promises(step Step, path string, expect *scenarios.Expect, expectPath string) []Promise {
-	engine, err := reach.Compile(step.World, step.Policies)
+	engine, err := reach.Compile(step.World, step.Policies, step.ClusterPolicies...)
 	if err != nil {
 		b.faultf("%s: %w", path, err)
 		return nil
@@ -100,6 +100,9 @@ func (b *builder) decide(engine *reach.Engine, step Step, a attempt, source reac
 				strings.Join(allowed, ", "), strings.Join(denied, ", "))
 		}
 	}
+	if slices.Contains(p.Derived.Notes, reach.NoteEqualPriority) && p.Intended == reach.Unknown && p.Skip == "" {
+		p.Skip = "two ClusterNetworkPolicies of one tier and one priority disagree: the API lets an implementation apply either"
+	}
 	if a.Kind == ClusterIP && slices.Contains(destinations, source) {
 		p.Derived.Notes = append(p.Derived.Notes, NoteHairpin)
 		if p.Intended == reach.Unknown && p.Skip == "" && selected(step, source) {
@@ -156,5 +159,12 @@ func selected(step Step, e reach.Endpoint) bool {
 			return true
 		}
 	}
-	return false
+	pod := step.World.Pods[n]
+	namespace := slices.IndexFunc(step.World.Namespaces, func(ns reach.Namespace) bool { return ns.Name == pod.Namespace })
+	if namespace < 0 {
+		return false
+	}
+	return slices.ContainsFunc(step.ClusterPolicies, func(p reach.ClusterPolicy) bool {
+		return isSubject(p.Spec.Spec.Subject, step.World.Namespaces[namespace], pod)
+	})
 }

@@ -23,7 +23,8 @@ const anyPolicy = "*"
 // state is what is in effect after a step, with the cluster's names.
 type state struct {
 	world    reach.World
-	policies map[string]reach.Policy // by "namespace/name"
+	policies map[string]reach.Policy        // by "namespace/name"
+	cluster  map[string]reach.ClusterPolicy // by name
 }
 
 // writtenSteps are the scenario's steps, or the one that stands for none.
@@ -48,7 +49,7 @@ func (b *builder) intentOf(step scenarios.Step, i, n int) (*scenarios.Expect, st
 
 // planSteps walks the steps in order: each starts from what the one before left.
 func (b *builder) planSteps() []Step {
-	st := state{world: b.initialWorld(), policies: map[string]reach.Policy{}}
+	st := state{world: b.initialWorld(), policies: map[string]reach.Policy{}, cluster: map[string]reach.ClusterPolicy{}}
 	written := b.writtenSteps()
 	var steps []Step
 	for i, w := range written {
@@ -63,6 +64,9 @@ func (b *builder) planSteps() []Step {
 		for _, key := range slices.Sorted(maps.Keys(st.policies)) {
 			step.Policies = append(step.Policies, st.policies[key])
 		}
+		for _, name := range slices.Sorted(maps.Keys(st.cluster)) {
+			step.ClusterPolicies = append(step.ClusterPolicies, st.cluster[name])
+		}
 		expect, expectPath := b.intentOf(w, i, len(written))
 		step.Promises = b.promises(step, path, expect, expectPath)
 		steps = append(steps, step)
@@ -71,10 +75,15 @@ func (b *builder) planSteps() []Step {
 }
 
 func (b *builder) apply(st *state, w scenarios.Step, path string) []Change {
-	known := loaded(b.scenario)
+	known, cluster := loaded(b.scenario), loadedCluster(b.scenario)
 	var changes []Change
 	put := func(field string, p scenarios.Policy) {
 		if c, ok := b.put(st, field, p); ok {
+			changes = append(changes, c)
+		}
+	}
+	putCluster := func(field string, p scenarios.ClusterPolicy) {
+		if c, ok := b.putCluster(st, field, p); ok {
 			changes = append(changes, c)
 		}
 	}
@@ -84,6 +93,13 @@ func (b *builder) apply(st *state, w scenarios.Step, path string) []Change {
 			for _, p := range known {
 				put(field, p)
 			}
+			for _, p := range cluster {
+				putCluster(field, p)
+			}
+			continue
+		}
+		if n := slices.IndexFunc(cluster, func(p scenarios.ClusterPolicy) bool { return p.Spec.Name == name }); n >= 0 {
+			putCluster(field, cluster[n])
 			continue
 		}
 		n := slices.IndexFunc(known, func(p scenarios.Policy) bool { return policyKey(p.Spec) == name })
@@ -114,7 +130,7 @@ func (b *builder) replace(st *state, w scenarios.Step, path string) []Change {
 			changes = append(changes, c)
 		}
 	}
-	return changes
+	return append(changes, b.replaceCluster(st, w, path)...)
 }
 
 // put brings one policy into effect. One in a namespace that is not the world's would touch what the run did not create.
@@ -140,8 +156,22 @@ func (b *builder) remove(st *state, w scenarios.Step, path string) []Change {
 	var changes []Change
 	for i, name := range w.Delete {
 		keys := []string{b.clusterKey(name)}
-		if name == anyPolicy {
+		switch {
+		case name == anyPolicy:
 			keys = slices.Sorted(maps.Keys(st.policies))
+			for _, cluster := range slices.Sorted(maps.Keys(st.cluster)) {
+				delete(st.cluster, cluster)
+				changes = append(changes, Change{DeleteCluster: cluster})
+			}
+		case !strings.Contains(name, "/"):
+			cluster := b.names.clusterScoped(name)
+			if _, ok := st.cluster[cluster]; !ok {
+				b.faultf("%s.delete[%d]: policy %q is not in effect, so there is nothing to delete", path, i, name)
+				continue
+			}
+			delete(st.cluster, cluster)
+			changes = append(changes, Change{DeleteCluster: cluster})
+			continue
 		}
 		for _, key := range keys {
 			if _, ok := st.policies[key]; !ok {

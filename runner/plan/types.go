@@ -125,9 +125,10 @@ type Step struct {
 	// Changes are what to do in the cluster, in order: applies and replaces, deletes, relabels. Names are the cluster's
 	// (prefix applied, selectors on kubernetes.io/metadata.name rewritten).
 	Changes []Change `json:"changes"`
-	// World and Policies are in effect after the changes, with the cluster's names.
-	World    reach.World    `json:"-"`
-	Policies []reach.Policy `json:"-"`
+	// World, Policies and ClusterPolicies are in effect after the changes, with the cluster's names.
+	World           reach.World           `json:"-"`
+	Policies        []reach.Policy        `json:"-"`
+	ClusterPolicies []reach.ClusterPolicy `json:"-"`
 	// Promises has one entry per attempt, same index.
 	Promises []Promise `json:"promises"`
 }
@@ -138,6 +139,10 @@ type Change struct {
 	Apply *reach.Policy `json:"apply,omitempty"`
 	// Delete is "namespace/name" of a policy.
 	Delete string `json:"delete,omitempty"`
+	// ApplyCluster and DeleteCluster are the same for ClusterNetworkPolicies, which have a name alone. Their subjects are narrowed to the
+	// world's namespaces.
+	ApplyCluster  *reach.ClusterPolicy `json:"applyCluster,omitempty"`
+	DeleteCluster string               `json:"deleteCluster,omitempty"`
 	// Relabel sets and removes labels.
 	Relabel *Relabel `json:"relabel,omitempty"`
 }

@@ -86,14 +86,17 @@ func scenarioMaterial(s *scenarios.Scenario) (material, error) {
 		name string
 	}
 	lines := map[written]scenarios.Lines{}
-	know := func(policies []scenarios.Policy) {
+	know := func(policies []scenarios.Policy, cluster []scenarios.ClusterPolicy) {
 		for _, p := range policies {
 			lines[written{p.File, p.Line, p.Spec.Name}] = p.Lines
 		}
+		for _, p := range cluster {
+			lines[written{p.File, p.Line, p.Spec.Name}] = p.Lines
+		}
 	}
-	know(s.Policies.Loaded)
+	know(s.Policies.Loaded, s.Policies.LoadedCluster)
 	for i := range s.Steps {
-		know(s.Steps[i].Replacing)
+		know(s.Steps[i].Replacing, s.Steps[i].ReplacingCluster)
 	}
 	m := material{scenario: s.File}
 	for _, st := range p.Steps {

@@ -28,7 +28,7 @@ type Options struct {
 // Check holds the set against every rule. The findings are ordered by file and line. The error tells of policies that the API server would
 // refuse, as [reach.Compile] has it.
 func Check(set *manifest.Set, o Options) ([]Finding, error) {
-	engine, err := reach.Compile(set.World, set.Bare())
+	engine, err := set.Compile()
 	if err != nil {
 		return nil, fmt.Errorf("compiling the policies: %w", err)
 	}
@@ -51,6 +51,7 @@ func Check(set *manifest.Set, o Options) ([]Finding, error) {
 	}
 	c.defaultDeny()
 	c.dns()
+	c.across()
 	order(c.findings)
 	return c.findings, nil
 }

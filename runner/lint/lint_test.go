@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,6 +238,8 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 					Rules []struct {
 						ID               string
 						ShortDescription struct{ Text string }
+						Help             struct{ Text string }
+						HelpURI          string
 					}
 				}
 			}
@@ -264,6 +267,11 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 	run := log.Runs[0]
 	if run.Tool.Driver.Name == "" || len(run.Results) != len(found) {
 		t.Errorf("driver %q, results: want %d, got %d", run.Tool.Driver.Name, len(found), len(run.Results))
+	}
+	for _, r := range run.Tool.Driver.Rules {
+		if u, err := url.Parse(r.HelpURI); err != nil || !u.IsAbs() || r.Help.Text == "" || r.ShortDescription.Text == "" {
+			t.Errorf("%s: helpUri %q, help %q", r.ID, r.HelpURI, r.Help.Text)
+		}
 	}
 	for i, r := range run.Results {
 		if run.Tool.Driver.Rules[r.RuleIndex].ID != r.RuleID || r.RuleID != found[i].Rule {

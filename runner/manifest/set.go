@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -139,6 +140,32 @@ func (s *Set) BareCluster() []reach.ClusterPolicy {
 		out[i] = s.Cluster[i].ClusterPolicy
 	}
 	return out
+}
+
+// Compile compiles the set's policies over its world. The error is that of [reach.Compile], with the line of each field at fault.
+func (s *Set) Compile() (*reach.Engine, error) {
+	engine, err := reach.Compile(s.World, s.Bare(), s.BareCluster()...)
+	all, several := err.(interface{ Unwrap() []error })
+	if !several {
+		return engine, err
+	}
+	for _, each := range all.Unwrap() {
+		var f *reach.Fault
+		if !errors.As(each, &f) {
+			continue
+		}
+		for i := range s.Policies {
+			if p := &s.Policies[i]; p.File == f.File && p.Line == f.Line && f.Policy == "policy "+p.Name() {
+				f.Line = p.Place(f.Field).Line
+			}
+		}
+		for i := range s.Cluster {
+			if p := &s.Cluster[i]; p.File == f.File && p.Line == f.Line && f.Policy == "clusterNetworkPolicy "+p.Spec.Name {
+				f.Line = p.Place(f.Field).Line
+			}
+		}
+	}
+	return nil, err
 }
 
 // Find is the policy of that "namespace/name"; nil when there is none.

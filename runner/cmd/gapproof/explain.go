@@ -96,7 +96,7 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	if err != nil {
 		return err
 	}
-	engine, err := reach.Compile(set.World, set.Bare())
+	engine, err := set.Compile()
 	if err != nil {
 		return usageError{fmt.Errorf("compiling the policies: %w", err)}
 	}

@@ -104,6 +104,9 @@ func scenarioMaterial(s *scenarios.Scenario) (material, error) {
 		for _, bare := range st.Policies {
 			set.Policies = append(set.Policies, manifest.Policy{Policy: bare, Lines: lines[written{bare.File, bare.Line, bare.Spec.Name}]})
 		}
+		for _, bare := range st.ClusterPolicies {
+			set.Cluster = append(set.Cluster, manifest.ClusterPolicy{ClusterPolicy: bare, Lines: lines[written{bare.File, bare.Line, bare.Spec.Name}]})
+		}
 		m.steps = append(m.steps, step{st.Name, set})
 	}
 	return m, nil

@@ -108,6 +108,9 @@ func (p *page) scenarios(r *Report) {
 		if s.Fault != "" {
 			p.wrapped(p.clean("not carried out to its end: "+s.Fault), doubt)
 		}
+		for _, line := range s.leftOut() {
+			p.wrapped(p.clean("left out: "+line), faint)
+		}
 		p.steps(s)
 	}
 }

@@ -3,7 +3,6 @@ package scenarios
 import (
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -38,7 +37,8 @@ func (d *document) inlineCluster(list []npav1alpha2.ClusterNetworkPolicy, at str
 			d.fault(child(each, "kind"), p.Kind, "write kind: "+clusterPolicyKind, "%s is not a %s", p.Kind, clusterPolicyKind)
 		}
 		out = append(out, locatedCluster{
-			ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(each)}, document: d, path: field.NewPath(at).Index(i),
+			ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(nodeAt(d.node, each))}, document: d,
+			path: field.NewPath(at).Index(i),
 		})
 	}
 	return out
@@ -81,7 +81,7 @@ func (d *document) list(node *yaml.Node) gathered {
 			d.decode(n, at, &p)
 			checkType(d, at, p.APIVersion, clusterPolicyAPIVersion)
 			p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-			out.cluster = append(out.cluster, locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(at)}, document: d, path: path})
+			out.cluster = append(out.cluster, locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(n)}, document: d, path: path})
 			continue
 		}
 		var p networkingv1.NetworkPolicy
@@ -92,24 +92,19 @@ func (d *document) list(node *yaml.Node) gathered {
 		if p.Kind != "" && p.Kind != policyKind {
 			d.fault(child(at, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
 		}
-		out.network = append(out.network, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(at)}, document: d, path: path})
+		out.network = append(out.network, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(n)}, document: d, path: path})
 	}
 	return out
 }
 
-// isClusterPolicy tells whether the object is a ClusterNetworkPolicy, of whatever version.
-func (m *manifest) isClusterPolicy() bool {
-	group, _, _ := strings.Cut(m.apiVersion, "/")
-	return m.kind == clusterPolicyKind && group == clusterPolicyGroup
-}
-
+// clusterPolicy decodes a ClusterNetworkPolicy.
 func (r *manifestReader) clusterPolicy(m *manifest) locatedCluster {
 	doc := m.document(r.sink)
 	var p npav1alpha2.ClusterNetworkPolicy
 	doc.decode(m.node, "", &p)
 	checkType(doc, "", m.apiVersion, clusterPolicyAPIVersion)
 	p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-	return locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: m.file, Line: m.line(), Template: m.template}, document: doc}
+	return locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: m.file, Line: m.line(), Template: m.template, Lines: m.lines()}, document: doc}
 }
 
 // checkClusterPolicies validates every ClusterNetworkPolicy and returns the names that steps may use, in order.

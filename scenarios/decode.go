@@ -59,7 +59,7 @@ func syntaxError(err error) (line int, message string) {
 }
 
 func newDocument(file string, node *yaml.Node, to *sink) *document {
-	return &document{file: file, first: node.Line, lines: map[string]int{}, bad: map[string]struct{}{}, sink: to}
+	return &document{file: file, node: node, first: node.Line, lines: map[string]int{}, bad: map[string]struct{}{}, sink: to}
 }
 
 // decode fills into (a pointer) from node. Every unknown key, repeated key and value of the wrong type is recorded and left at zero;

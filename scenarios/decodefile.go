@@ -1,15 +1,9 @@
 package scenarios
 
-// Lines tells where the fields of a decoded file are written.
-type Lines struct{ document *document }
-
-// At is the line of a field, such as "[0].src.k8sResource.kind", or of the nearest thing around it that is written; lines count from 1.
-func (l *Lines) At(field string) int { return l.document.at(field) }
-
 // Decode fills a pointer to a value from the one document of a YAML or JSON file, as strictly as Load reads scenarios: by the JSON names of
 // fields, with every unknown key, repeated key and value of the wrong type told at once. It is for formats that become scenarios; file is
 // for the faults alone. The error is a Faults.
-func Decode(file string, content []byte, into any) (*Lines, error) {
+func Decode(file string, content []byte, into any) (Lines, error) {
 	var to sink
 	documents := parse(file, content, &to)
 	var doc *document
@@ -26,5 +20,5 @@ func Decode(file string, content []byte, into any) (*Lines, error) {
 	if faults := to.sorted(); len(faults) > 0 {
 		return nil, faults
 	}
-	return &Lines{doc}, nil
+	return linesOf(doc.node), nil
 }

@@ -8,7 +8,8 @@
 //
 // Worlds and policies may also come from what a person has already: manifests, kustomizations and what Helm renders, named in [World.From] and
 // [Policies.Manifests], or given to [FromManifests]. What those say and a world cannot is listed in [Scenario.Omissions], and what is neither workload
-// nor policy is counted in [Scenario.Ignored]; nothing is fetched and nothing is executed.
+// nor policy is counted in [Scenario.Ignored]; nothing is fetched and nothing is executed. The same reader gives lint and explain the decoded
+// [Object]s themselves ([ReadManifests]), each with its place: every kind is decoded here and nowhere else.
 //
 // The trap: intent is what a person wants, not what the policies say. Nothing here evaluates a policy, and a scenario whose
 // policies contradict its intent loads without a fault; finding that out is what a run is for. Policies are kept as they were written:

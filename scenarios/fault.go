@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Fault is one thing that is wrong in one file.
@@ -26,10 +28,7 @@ type Fault struct {
 // String is "file:line: field: message (hint)", without the parts that are not known.
 func (f Fault) String() string {
 	var b strings.Builder
-	b.WriteString(f.File)
-	if f.Line > 0 {
-		fmt.Fprintf(&b, ":%d", f.Line)
-	}
+	b.WriteString(Place{f.File, f.Line}.String())
 	if f.Field != "" {
 		b.WriteString(": " + f.Field)
 	}
@@ -68,6 +67,7 @@ func (s *sink) sorted() Faults {
 // document is one YAML document while it is read: it turns field paths into lines, and keeps one mistake from being told twice.
 type document struct {
 	file  string
+	node  *yaml.Node
 	first int            // line of the document's first node
 	lines map[string]int // field path → line, filled by decoding
 	bad   map[string]struct{}

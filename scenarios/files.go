@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,11 +12,11 @@ import (
 	"strings"
 )
 
-// maxFile bounds what is read of one file, so that a wrong path does not exhaust memory. A policy takes a kilobyte or two: this is room for
-// ten thousand in one file.
-const maxFile = 16 << 20
+// maxFile bounds what is read of one file, so that a wrong path does not exhaust memory: a whole cluster written out stays below it, a disk
+// image given by mistake does not.
+const maxFile = 64 << 20
 
-var errTooBig = errors.New("is larger than 16 MiB")
+var errTooBig = fmt.Errorf("is larger than %d MiB", maxFile>>20)
 
 // tree is where files come from. Names are the tree's own: of the operating system, or slash-separated within an fs.FS.
 type tree interface {
@@ -69,7 +70,11 @@ func read(t tree, name string) (content []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	content, err = io.ReadAll(io.LimitReader(f, maxFile+1))
+	return readAll(f)
+}
+
+func readAll(from io.Reader) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(from, maxFile+1))
 	if len(content) > maxFile {
 		return nil, errTooBig
 	}
@@ -85,9 +90,9 @@ func isDirectory(t tree, name string) (bool, error) {
 	return err == nil && info.IsDir(), errors.Join(err, f.Close())
 }
 
-// yamlFiles are the YAML files below a directory in name order, hidden ones left out. Symbolic links to directories are not followed: they
-// may form circles.
-func yamlFiles(t tree, directory string) ([]string, error) {
+// filesBelow are the files of a kind below a directory in name order, hidden ones left out. Symbolic links to directories are not followed:
+// they may form circles.
+func filesBelow(t tree, directory string, is func(name string) bool) ([]string, error) {
 	entries, err := t.list(directory)
 	if err != nil {
 		return nil, err
@@ -99,12 +104,12 @@ func yamlFiles(t tree, directory string) ([]string, error) {
 		switch {
 		case strings.HasPrefix(e.Name(), "."):
 		case e.IsDir():
-			below, err := yamlFiles(t, name)
+			below, err := filesBelow(t, name, is)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, below...)
-		case isYAML(name):
+		case is(name):
 			out = append(out, name)
 		}
 	}
@@ -119,6 +124,9 @@ func isYAML(name string) bool {
 		return false
 	}
 }
+
+// isManifest tells whether kubectl would read a file of a directory.
+func isManifest(name string) bool { return isYAML(name) || path.Ext(name) == ".json" }
 
 // reason is the part of a file error that is not already told by the fault: why, without the path.
 func reason(err error) string {

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 type ManifestOptions struct {
 	// DefaultNamespace is for objects that name no namespace, as kubectl's -n is. Default: none, so that such an object is a fault.
 	DefaultNamespace string
+	// Input is what the path "-" stands for, read at most once. Default: "-" is a file of that name.
+	Input io.Reader
 }
 
 // FromManifests is the scenario that manifests describe: a world of their workloads and Services, and all of their NetworkPolicies, applied in
@@ -49,7 +52,7 @@ type hereTree struct{ tree }
 func (hereTree) beside(_, relative string) string { return relative }
 
 func fromManifests(t tree, name string, paths []string, o ManifestOptions) (*Scenario, error) {
-	l := loader{tree: t, used: map[string]struct{}{}, seen: map[string]struct{}{}, named: map[string]string{}}
+	l := loader{tree: t, used: map[string]struct{}{}, seen: map[string]struct{}{}, named: map[string]string{}, input: o.Input}
 	first := "."
 	if len(paths) > 0 {
 		first = paths[0]

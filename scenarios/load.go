@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -54,6 +55,8 @@ type loader struct {
 	strays []Fault
 	seen   map[string]struct{}
 	named  map[string]string // scenario name → file
+	// input is what the path "-" of manifests stands for; may be nil.
+	input io.Reader
 }
 
 func load(t tree, paths []string) ([]*Scenario, error) {
@@ -86,7 +89,7 @@ func (l *loader) path(name string) []*Scenario {
 		}
 		return nil
 	}
-	files, err := yamlFiles(l.tree, name)
+	files, err := filesBelow(l.tree, name, isYAML)
 	if err != nil {
 		l.sink.add(Fault{File: name, Message: reason(err)})
 		return nil
@@ -251,6 +254,7 @@ func (l *loader) complete(doc *document, s *Scenario) *Scenario {
 		}
 	}
 	worldRead := true
+	s.Places = doc.places("world", s.World)
 	switch {
 	case s.World.File != "":
 		worldRead = l.sharedWorld(doc, s)
@@ -291,7 +295,8 @@ func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
 		doc.fault("world.file", s.World.File, "a world begins with kind: "+WorldKind, "%s is not a %s but %q", name, WorldKind, kind)
 		return false
 	}
-	s.World, s.WorldFile = l.world(name, documents), name
+	s.World, s.Places = l.world(name, documents)
+	s.WorldFile = name
 	return true
 }
 
@@ -304,7 +309,7 @@ func (l *loader) derivedWorld(doc *document, s *Scenario, manifests *manifestRea
 		name := l.tree.beside(doc.file, relative)
 		list = append(list, manifests.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) })...)
 	}
-	derived := worldFrom(manifests, s.World.DefaultNamespace, list)
+	derived, places := worldFrom(manifests, s.World.DefaultNamespace, list)
 	if len(l.sink.faults) > before {
 		return false // half a world would only bring more faults
 	}
@@ -313,6 +318,7 @@ func (l *loader) derivedWorld(doc *document, s *Scenario, manifests *manifestRea
 		return false
 	}
 	s.World.From, s.World.DefaultNamespace = nil, ""
+	maps.Copy(s.Places, places)
 	s.World = merged(derived, s.World)
 	s.World.setDefaults()
 	checkWorld(doc, "world", s.World)
@@ -343,7 +349,7 @@ func merged(derived, written World) World {
 }
 
 // world reads and checks a World file. Scenarios that share it get values of their own, and the same faults, which are told once.
-func (l *loader) world(name string, documents []*yaml.Node) World {
+func (l *loader) world(name string, documents []*yaml.Node) (World, map[string]Place) {
 	node := documents[0]
 	doc := newDocument(name, node, &l.sink)
 	var file WorldFile
@@ -356,7 +362,20 @@ func (l *loader) world(name string, documents []*yaml.Node) World {
 	world := World{Namespaces: file.Namespaces, Services: file.Services}
 	world.setDefaults()
 	checkWorld(doc, "", world)
-	return world
+	return world, doc.places("", world)
+}
+
+// places are where the namespaces and pods of a world are written that is in the document at a field.
+func (d *document) places(at string, w World) map[string]Place {
+	out := map[string]Place{}
+	for i, ns := range w.Namespaces {
+		at := item(child(at, "namespaces"), i)
+		out[ns.Name] = Place{d.file, d.at(at)}
+		for j, p := range ns.Pods {
+			out[ns.Name+"/"+p.Name] = Place{d.file, d.at(item(at+".pods", j))}
+		}
+	}
+	return out
 }
 
 func checkType(doc *document, prefix, apiVersion, want string) {
@@ -399,7 +418,7 @@ func (l *loader) policies(doc *document, s *Scenario) gathered {
 		files := []string{name}
 		directory, err := isDirectory(l.tree, name)
 		if err == nil && directory {
-			files, err = yamlFiles(l.tree, name)
+			files, err = filesBelow(l.tree, name, isYAML)
 		}
 		if err != nil {
 			doc.fault(at, relative, relativeHint, "reading %s: %s", name, reason(err))
@@ -442,13 +461,13 @@ func (l *loader) policyDocument(file string, node *yaml.Node) gathered {
 		var p networkingv1.NetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, policyAPIVersion)
-		return gathered{network: []located{{Policy: Policy{Spec: p, File: file, Line: node.Line}, document: doc}}}
+		return gathered{network: []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
 	case clusterPolicyKind:
 		var p npav1alpha2.ClusterNetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, clusterPolicyAPIVersion)
 		p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-		return gathered{cluster: []locatedCluster{{ClusterPolicy: ClusterPolicy{Spec: p, File: file, Line: node.Line}, document: doc}}}
+		return gathered{cluster: []locatedCluster{{ClusterPolicy: ClusterPolicy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
 	case listKind:
 		return doc.list(node)
 	case policyListKind:
@@ -483,7 +502,7 @@ func (d *document) inline(list []networkingv1.NetworkPolicy, at string) []locate
 		if p.Kind != "" && p.Kind != policyKind {
 			d.fault(child(each, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
 		}
-		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each)}, document: d, path: field.NewPath(at).Index(i)})
+		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(nodeAt(d.node, each))}, document: d, path: field.NewPath(at).Index(i)})
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"path/filepath"
 	"slices"
@@ -64,14 +65,33 @@ type manifestReader struct {
 	// rendered are the kustomizations, by display name of their directory.
 	rendered  map[string][]*manifest
 	omissions []Omission
+	strangers strangers
+	input     io.Reader // may be nil
 }
+
+// strangers says what documents are that are no objects of the API: faults where manifests are asked for, of no interest among other files.
+type strangers uint8
+
+const (
+	refused strangers = iota
+	passedOver
+)
 
 func newManifestReader(l *loader) *manifestReader {
-	return &manifestReader{tree: l.tree, sink: &l.sink, used: l.used, read: map[string][]*manifest{}, rendered: map[string][]*manifest{}}
+	return &manifestReader{tree: l.tree, sink: &l.sink, used: l.used, read: map[string][]*manifest{}, rendered: map[string][]*manifest{}, input: l.input}
 }
 
-// path is the objects of a file or directory. complain records what is wrong with the path itself; what is wrong inside is told where it is.
+const (
+	// standardInput is the path that stands for it, as in kubectl, and inputName what places call it.
+	standardInput = "-"
+	inputName     = "<stdin>"
+)
+
+// path is the objects of a file or directory, or of standard input. complain records what is wrong with the path itself; what is wrong inside is told where it is.
 func (r *manifestReader) path(name string, complain func(hint, format string, args ...any)) []*manifest {
+	if name == standardInput && r.input != nil {
+		return r.standardInput()
+	}
 	directory, err := isDirectory(r.tree, name)
 	if err != nil {
 		complain(relativeHint, "reading %s: %s", name, reason(err))
@@ -86,19 +106,31 @@ func (r *manifestReader) path(name string, complain func(hint, format string, ar
 	if r.kustomizationFile(name) != "" {
 		return r.kustomization(name)
 	}
-	files, err := yamlFiles(r.tree, name)
+	files, err := filesBelow(r.tree, name, isManifest)
 	if err != nil {
 		complain(relativeHint, "reading %s: %s", name, reason(err))
 		return nil
 	}
 	if len(files) == 0 {
-		complain("manifests end in .yaml or .yml", "%s holds no manifest", name)
+		complain("manifests end in .yaml, .yml or .json", "%s holds no manifest", name)
 	}
 	var out []*manifest
 	for _, f := range files {
 		out = append(out, r.file(f)...)
 	}
 	return out
+}
+
+func (r *manifestReader) standardInput() []*manifest {
+	if out, again := r.read[inputName]; again {
+		return out
+	}
+	content, err := readAll(r.input)
+	if err != nil {
+		r.sink.add(Fault{File: inputName, Message: reason(err)})
+		return nil
+	}
+	return r.content(inputName, content)
 }
 
 // file is the objects of a YAML file.
@@ -112,6 +144,11 @@ func (r *manifestReader) file(name string) []*manifest {
 		r.sink.add(Fault{File: name, Message: reason(err)})
 		return nil
 	}
+	return r.content(name, content)
+}
+
+// content is the objects of YAML or JSON, under the name of its file.
+func (r *manifestReader) content(name string, content []byte) []*manifest {
 	sources := sourceComments(content)
 	var out []*manifest
 	for _, node := range parse(name, content, r.sink) {
@@ -135,6 +172,9 @@ func (r *manifestReader) unpack(file string, node *yaml.Node, outer manifest, le
 		m.kind, m.apiVersion = item, outer.apiVersion
 	}
 	if m.kind == "" || node.Kind != yaml.MappingNode {
+		if r.strangers == passedOver {
+			return nil
+		}
 		r.sink.add(Fault{
 			File: file, Line: m.line(), Field: "kind", Message: "is missing, so that this is no object of the API",
 			Hint: "name files of manifests, or a directory of nothing else",
@@ -305,10 +345,45 @@ func (s sources) at(line int) string {
 	return template
 }
 
-// isPolicy tells whether the object is a NetworkPolicy, of whatever version.
-func (m *manifest) isPolicy() bool {
-	group, _, _ := strings.Cut(m.apiVersion, "/")
-	return m.kind == policyKind && (group == "networking.k8s.io" || group == "extensions" || m.apiVersion == "")
+func (m *manifest) lines() Lines {
+	if m.rendered {
+		return nil
+	}
+	return linesOf(m.node)
+}
+
+// role is what an object is to a world and its policies.
+type role uint8
+
+const (
+	bystander role = iota // nothing that a policy sees
+	aNamespace
+	aWorkload
+	aService
+	aPolicy
+	aClusterPolicy
+)
+
+// role tells what the object is. A NetworkPolicy is one of whatever version: a wrong one is a fault. CNIs have kinds of the same name.
+func (m *manifest) role() role {
+	group, _, versioned := strings.Cut(m.apiVersion, "/")
+	if !versioned {
+		group = ""
+	}
+	switch group + "/" + m.kind {
+	case "/Namespace":
+		return aNamespace
+	case "/Service":
+		return aService
+	case "/Pod", "/ReplicationController", "apps/Deployment", "apps/ReplicaSet", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "batch/CronJob":
+		return aWorkload
+	case "networking.k8s.io/" + policyKind, "extensions/" + policyKind, "/" + policyKind:
+		return aPolicy
+	case clusterPolicyGroup + "/" + clusterPolicyKind:
+		return aClusterPolicy
+	default:
+		return bystander
+	}
 }
 
 const namespaceHint = "write it, or write defaultNamespace beside the path"
@@ -321,11 +396,12 @@ func (r *manifestReader) policiesOf(doc *document, p *Policies) gathered {
 		at := item("policies.manifests", i)
 		name := r.tree.beside(doc.file, relative)
 		for _, m := range r.path(name, func(hint, format string, args ...any) { doc.fault(at, relative, hint, format, args...) }) {
-			if _, twice := taken[m]; twice || !m.isPolicy() && !m.isClusterPolicy() {
+			policy := m.role() == aPolicy || m.role() == aClusterPolicy
+			if _, twice := taken[m]; twice || !policy {
 				continue
 			}
 			taken[m], m.taken = struct{}{}, true
-			if m.isClusterPolicy() {
+			if m.role() == aClusterPolicy {
 				out.cluster = append(out.cluster, r.clusterPolicy(m))
 				continue
 			}
@@ -350,5 +426,5 @@ func (r *manifestReader) policy(m *manifest, defaultNamespace string) located {
 	if p.Namespace == "" && p.Name != "" {
 		doc.undecodable("metadata.namespace", doc.at("metadata"), nil, namespaceHint, "%s names no namespace", m)
 	}
-	return located{Policy: Policy{Spec: p, File: m.file, Line: m.line(), Template: m.template}, document: doc}
+	return located{Policy: Policy{Spec: p, File: m.file, Line: m.line(), Template: m.template, Lines: m.lines()}, document: doc}
 }

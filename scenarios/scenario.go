@@ -30,6 +30,8 @@ type Scenario struct {
 	File string `json:"-"`
 	// WorldFile is the path the world was read from; empty when it is written in the scenario. Not part of the language.
 	WorldFile string `json:"-"`
+	// Places are where namespaces ("shop") and pods ("shop/web") are written. Not part of the language.
+	Places map[string]Place `json:"-"`
 	// Omissions are what World.From and Policies.Manifests say and a world cannot. Not part of the language.
 	Omissions []Omission `json:"-"`
 	// Ignored counts, by kind, the objects of World.From and Policies.Manifests that neither of them reads. Not part of the language.
@@ -183,6 +185,8 @@ type Policy struct {
 	Line int
 	// Template is the template of a chart that Helm rendered it from, as its Source comment says; else empty.
 	Template string
+	// Lines are those of its fields; nil where Line is 0.
+	Lines Lines
 }
 
 // ClusterPolicy is one ClusterNetworkPolicy and where it was written; its fields are those of [Policy]. The status is left out: it is the
@@ -192,6 +196,7 @@ type ClusterPolicy struct {
 	File     string
 	Line     int
 	Template string
+	Lines    Lines
 }
 
 // Step changes policies or labels, then observes.

@@ -29,92 +29,23 @@ type Omission struct {
 
 // String is "file:line: object: reason".
 func (o Omission) String() string {
-	where := o.File
-	if o.Line > 0 {
-		where += ":" + strconv.Itoa(o.Line)
-	}
-	return where + ": " + o.Object + ": " + o.Reason
+	return Place{o.File, o.Line}.String() + ": " + o.Object + ": " + o.Reason
 }
-
-// The parts of workloads that a world is made from. They are decoded as partial documents.
-type (
-	objectMeta struct {
-		Name      string            `json:"name"`
-		Namespace string            `json:"namespace"`
-		Labels    map[string]string `json:"labels"`
-	}
-	containerPort struct {
-		Name          string          `json:"name"`
-		ContainerPort uint16          `json:"containerPort"`
-		Protocol      corev1.Protocol `json:"protocol"`
-		HostPort      int32           `json:"hostPort"`
-	}
-	container struct {
-		Ports         []containerPort `json:"ports"`
-		RestartPolicy string          `json:"restartPolicy"`
-	}
-	podSpec struct {
-		HostNetwork    bool        `json:"hostNetwork"`
-		Containers     []container `json:"containers"`
-		InitContainers []container `json:"initContainers"`
-	}
-	podTemplate struct {
-		Metadata objectMeta `json:"metadata"`
-		Spec     podSpec    `json:"spec"`
-	}
-	workloadSpec struct {
-		Replicas       *int32      `json:"replicas"`
-		Parallelism    *int32      `json:"parallelism"`
-		CompletionMode string      `json:"completionMode"`
-		Template       podTemplate `json:"template"`
-		Ordinals       struct {
-			Start int32 `json:"start"`
-		} `json:"ordinals"`
-		JobTemplate struct {
-			Spec struct {
-				Parallelism    *int32      `json:"parallelism"`
-				CompletionMode string      `json:"completionMode"`
-				Template       podTemplate `json:"template"`
-			} `json:"spec"`
-		} `json:"jobTemplate"`
-	}
-	workload struct {
-		Metadata objectMeta   `json:"metadata"`
-		Spec     workloadSpec `json:"spec"`
-	}
-	servicePort struct {
-		Name       string             `json:"name"`
-		Port       uint16             `json:"port"`
-		TargetPort intstr.IntOrString `json:"targetPort"`
-		Protocol   corev1.Protocol    `json:"protocol"`
-		NodePort   int32              `json:"nodePort"`
-	}
-	service struct {
-		Metadata objectMeta `json:"metadata"`
-		Spec     struct {
-			Type        string            `json:"type"`
-			ClusterIP   string            `json:"clusterIP"`
-			Selector    map[string]string `json:"selector"`
-			Ports       []servicePort     `json:"ports"`
-			ExternalIPs []string          `json:"externalIPs"`
-		} `json:"spec"`
-	}
-)
 
 // worldMaker gathers a world from manifests.
 type worldMaker struct {
-	reader           *manifestReader
-	sink             *sink
-	defaultNamespace string
-	namespaces       map[string]*Namespace
-	services         []Service
-	given            map[string]*manifest // kind, namespace and name → first
-	pending          []*manifest          // Services, which need all pods
+	register
+	reader     *manifestReader
+	namespaces map[string]*Namespace
+	services   []Service
+	pending    []*manifest // Services, which need all pods
+	places     map[string]Place
 }
 
-// worldFrom derives a world from manifests, in whatever order they come. Its namespaces are in name order, pods and Services as they come.
-func worldFrom(r *manifestReader, defaultNamespace string, list []*manifest) World {
-	w := worldMaker{reader: r, sink: r.sink, defaultNamespace: defaultNamespace, namespaces: map[string]*Namespace{}, given: map[string]*manifest{}}
+// worldFrom derives a world from manifests, in whatever order they come, and the places of its parts. Its namespaces are in name order, pods
+// and Services as they come.
+func worldFrom(r *manifestReader, defaultNamespace string, list []*manifest) (World, map[string]Place) {
+	w := worldMaker{register: newRegister(r.sink, defaultNamespace), reader: r, namespaces: map[string]*Namespace{}, places: map[string]Place{}}
 	for _, m := range list {
 		w.object(m)
 	}
@@ -126,28 +57,24 @@ func worldFrom(r *manifestReader, defaultNamespace string, list []*manifest) Wor
 		out.Namespaces = append(out.Namespaces, *w.namespaces[name])
 	}
 	out.Services = w.services
-	return out
+	return out, w.places
 }
 
 func (w *worldMaker) omit(m *manifest, format string, args ...any) { w.reader.omit(m, format, args...) }
 
 func (w *worldMaker) object(m *manifest) {
-	group, _, versioned := strings.Cut(m.apiVersion, "/")
-	if !versioned {
-		group = ""
-	}
-	switch group + "/" + m.kind {
-	case "/Namespace":
+	switch m.role() {
+	case aNamespace:
 		w.namespaceObject(m)
-	case "/Service":
+	case aService:
 		if w.enter(m) {
 			w.pending = append(w.pending, m)
 		}
-	case "/Pod", "/ReplicationController", "apps/Deployment", "apps/ReplicaSet", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "batch/CronJob":
+	case aWorkload:
 		if w.enter(m) {
 			w.workload(m)
 		}
-	case "networking.k8s.io/" + policyKind:
+	case aPolicy:
 		// a policy is not part of a world, but it shows that its namespace is
 		if ns := cmp.Or(m.namespace, w.defaultNamespace); ns != "" && !slices.Contains(reserved(), ns) {
 			w.namespace(ns)
@@ -164,111 +91,43 @@ func (w *worldMaker) namespace(name string) *Namespace {
 
 // enter tells whether a namespaced object is to be read, and fills in its namespace.
 func (w *worldMaker) enter(m *manifest) bool {
-	m.taken = true
-	m.namespace = cmp.Or(m.namespace, w.defaultNamespace)
-	doc := m.document(w.sink)
-	if m.name == "" {
-		hint := ""
-		if value(m.node, "metadata") != nil && value(value(m.node, "metadata"), "generateName") != nil {
-			hint = "generateName gives no name to write intent about"
-		}
-		doc.fault("metadata.name", nil, hint, "is missing")
-		return false
-	}
-	if m.namespace == "" {
-		doc.lines["metadata"] = m.line()
-		doc.fault("metadata.namespace", nil, namespaceHint, "%s names no namespace", m)
+	if !w.register.enter(m) {
 		return false
 	}
 	if slices.Contains(reserved(), m.namespace) {
 		w.omit(m, "namespace %s belongs to the cluster, so nothing is put there", m.namespace)
 		return false
 	}
-	if len(validation.IsDNS1123Label(m.namespace)) > 0 {
-		doc.fault("metadata.namespace", m.namespace, "lower-case letters, digits and -", "%q is not a DNS label", m.namespace)
-		return false
-	}
-	return w.first(m, doc)
-}
-
-// first tells whether an object is not given a second time.
-func (w *worldMaker) first(m *manifest, doc *document) bool {
-	if other := w.given[m.String()]; other != nil && other != m {
-		doc.fault("metadata.name", m.name, "", "%s is given in %s too", m, Omission{File: other.file, Line: other.line()}.place())
-		return false
-	} else if other == m {
-		return false // the same path twice
-	}
-	w.given[m.String()] = m
 	return true
 }
 
-func (o Omission) place() string {
-	if o.Line == 0 {
-		return o.File
-	}
-	return o.File + ":" + strconv.Itoa(o.Line)
-}
-
-// partly decodes the known part of an object.
-func (w *worldMaker) partly(m *manifest, into any) *document {
-	doc := m.document(w.sink)
-	doc.partial = true
-	doc.decode(m.node, "", into)
-	return doc
-}
-
 func (w *worldMaker) namespaceObject(m *manifest) {
-	m.taken = true
-	m.namespace = "" // it has none, whatever is written
 	if slices.Contains(reserved(), m.name) {
 		w.omit(m, "belongs to the cluster, so its labels are left as they are")
 		return
 	}
-	var o struct {
-		Metadata objectMeta `json:"metadata"`
+	labels, doc := w.reader.namespaceLabels(m)
+	if w.enterClusterWide(m, doc) && doc.dnsLabel("metadata.name", m.name) {
+		w.namespace(m.name).Labels = labels
+		w.places[m.name] = m.place()
 	}
-	doc := w.partly(m, &o)
-	if !w.first(m, doc) || !doc.dnsLabel("metadata.name", o.Metadata.Name) {
-		return
-	}
-	doc.labels("metadata.labels", o.Metadata.Labels)
-	if name, set := o.Metadata.Labels[corev1.LabelMetadataName]; set && name != o.Metadata.Name {
-		doc.fault(entry("metadata.labels", corev1.LabelMetadataName), name, "leave it out", "%s is not the namespace's name: the API server sets this label", name)
-	}
-	w.namespace(o.Metadata.Name).Labels = o.Metadata.Labels
 }
 
 // workload adds the pods of one object.
 func (w *worldMaker) workload(m *manifest) {
-	var o workload
-	var pod podTemplate
-	template := "spec.template"
-	var doc *document
-	if m.kind == "Pod" {
-		doc, template = w.partly(m, &pod), ""
-	} else {
-		doc = w.partly(m, &o)
-		pod = o.Spec.Template
-	}
-	if m.kind == "CronJob" {
-		job := o.Spec.JobTemplate.Spec
-		pod, template = job.Template, "spec.jobTemplate.spec.template"
-		o.Spec.Parallelism, o.Spec.CompletionMode = job.Parallelism, job.CompletionMode
-	}
-	doc.labels(child(template, "metadata.labels"), pod.Metadata.Labels)
-	if pod.Spec.HostNetwork {
+	o := w.reader.workload(m)
+	if o.pod.Spec.HostNetwork {
 		w.omit(m, "runs in the network of its node, which no world has: it is left out")
 		w.namespace(m.namespace)
 		return
 	}
-	ports := w.ports(m, doc, child(template, "spec"), pod.Spec)
-	for i := range w.replicas(m, o.Spec) {
+	ports := w.ports(m, o)
+	for i := range w.replicas(m, o.spec) {
 		ordinal := i
 		if m.kind == "StatefulSet" {
-			ordinal += int(o.Spec.Ordinals.Start)
+			ordinal += int(o.spec.Ordinals.Start)
 		}
-		w.pod(m, doc, o.Spec, pod.Metadata.Labels, ordinal, ports)
+		w.pod(m, o.document, o.spec, o.pod.Metadata.Labels, ordinal, ports)
 	}
 }
 
@@ -336,6 +195,7 @@ func (w *worldMaker) pod(m *manifest, doc *document, spec workloadSpec, labels m
 		return
 	}
 	ns.Pods = append(ns.Pods, Pod{Name: chosen, Labels: all, Ports: slices.Clone(ports)})
+	w.places[ns.Name+"/"+chosen] = m.place()
 }
 
 // podName makes a DNS label that no pod of the namespace has yet; names of the API may be longer, have dots, and be shared by workloads of
@@ -364,58 +224,30 @@ func (w *worldMaker) podName(ns *Namespace, m *manifest, name string) (chosen st
 }
 
 // ports are the listeners of a pod's containers. A pod without any listens on nothing.
-func (w *worldMaker) ports(m *manifest, doc *document, at string, spec podSpec) []Port {
+func (w *worldMaker) ports(m *manifest, o workloadObject) []Port {
 	out := []Port{}
-	add := func(at string, c container) {
-		for i, p := range c.Ports {
-			at := item(at+".ports", i)
-			port := Port{Name: p.Name, Port: p.ContainerPort, Protocol: cmp.Or(p.Protocol, defaultProtocol)}
-			switch {
-			case port.Port == 0:
-				doc.fault(at+".containerPort", nil, "a number from 1 to 65535", "is missing")
-				continue
-			case !isProtocol(port.Protocol):
-				doc.fault(at+".protocol", port.Protocol, "TCP, UDP or SCTP", "%q is not a protocol", port.Protocol)
-				continue
-			case port.Name != "" && len(validation.IsValidPortName(port.Name)) > 0:
-				doc.fault(at+".name", port.Name, "", "%q is not a name for a port", port.Name)
-				continue
-			}
-			if p.HostPort != 0 {
-				w.omit(m, "port %d of its node, which leads to %s, is left out", p.HostPort, FormatPort(port.Protocol, port.Port))
-			}
-			if j := slices.IndexFunc(out, func(o Port) bool { return o.Port == port.Port && o.Protocol == port.Protocol }); j >= 0 {
-				out[j].Name = cmp.Or(out[j].Name, port.Name)
-				continue
-			}
-			if port.Name != "" && slices.ContainsFunc(out, func(o Port) bool { return o.Name == port.Name }) {
-				w.omit(m, "two ports are named %s; the name is kept for the first", port.Name)
-				port.Name = ""
-			}
-			out = append(out, port)
+	for _, l := range o.listeners {
+		port := l.Port
+		if l.hostPort != 0 {
+			w.omit(m, "port %d of its node, which leads to %s, is left out", l.hostPort, FormatPort(port.Protocol, port.Port))
 		}
-	}
-	for i, c := range spec.Containers {
-		add(item(at+".containers", i), c)
-	}
-	for i, c := range spec.InitContainers {
-		if c.RestartPolicy == string(corev1.ContainerRestartPolicyAlways) { // a sidecar: it runs as long as the pod
-			add(item(at+".initContainers", i), c)
+		if j := slices.IndexFunc(out, func(o Port) bool { return o.Port == port.Port && o.Protocol == port.Protocol }); j >= 0 {
+			out[j].Name = cmp.Or(out[j].Name, port.Name)
+			continue
 		}
+		if port.Name != "" && slices.ContainsFunc(out, func(o Port) bool { return o.Name == port.Name }) {
+			w.omit(m, "two ports are named %s; the name is kept for the first", port.Name)
+			port.Name = ""
+		}
+		out = append(out, port)
 	}
 	return out
 }
 
 // service adds a Service whose backends are all there.
 func (w *worldMaker) service(m *manifest) {
-	var o service
-	doc := w.partly(m, &o)
-	before := len(w.sink.faults)
-	if len(validation.IsDNS1035Label(m.name)) > 0 {
-		doc.fault("metadata.name", m.name, "lower-case letters, digits and -, a letter first", "%q is not a Service name", m.name)
-	}
-	doc.labels("spec.selector", o.Spec.Selector)
-	if len(w.sink.faults) > before {
+	o, ok := w.reader.service(m)
+	if !ok {
 		return
 	}
 	ns := w.namespace(m.namespace)
@@ -441,8 +273,8 @@ func (w *worldMaker) service(m *manifest) {
 	if len(o.Spec.ExternalIPs) > 0 {
 		w.omit(m, "its external addresses are left out")
 	}
-	for i, p := range o.Spec.Ports {
-		if port, ok := w.servicePort(m, doc, item("spec.ports", i), p, backends); ok {
+	for _, p := range o.Spec.Ports {
+		if port, ok := w.servicePort(m, p, backends); ok {
 			s.Ports = append(s.Ports, port)
 		}
 	}
@@ -466,28 +298,13 @@ func (n *Namespace) behind(selector map[string]string) []*Pod {
 
 // servicePort resolves one port. A number that the backends do not declare becomes one of theirs, since a declaration is only for the reader
 // (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports); a name must lead to the same number everywhere.
-func (w *worldMaker) servicePort(m *manifest, doc *document, at string, p servicePort, backends []*Pod) (ServicePort, bool) {
-	out := ServicePort{Port: p.Port, Protocol: cmp.Or(p.Protocol, defaultProtocol)}
-	switch {
-	case p.Port == 0:
-		doc.fault(at+".port", nil, "a number from 1 to 65535", "is missing")
-		return out, false
-	case !isProtocol(out.Protocol):
-		doc.fault(at+".protocol", out.Protocol, "TCP, UDP or SCTP", "%q is not a protocol", out.Protocol)
-		return out, false
-	}
+func (w *worldMaker) servicePort(m *manifest, p servicePort, backends []*Pod) (ServicePort, bool) {
+	out := ServicePort{Port: p.Port, Protocol: p.Protocol}
 	name := ""
-	switch {
-	case p.TargetPort.Type == intstr.String && p.TargetPort.StrVal != "":
+	if p.TargetPort.Type == intstr.String {
 		name = p.TargetPort.StrVal
-	case p.TargetPort.IntVal != 0:
-		if len(validation.IsValidPortNum(int(p.TargetPort.IntVal))) > 0 {
-			doc.fault(at+".targetPort", p.TargetPort.IntVal, "", "%d is not a port number from 1 to 65535", p.TargetPort.IntVal)
-			return out, false
-		}
+	} else {
 		out.TargetPort = uint16(p.TargetPort.IntVal)
-	default:
-		out.TargetPort = p.Port
 	}
 	if name == "" {
 		for _, pod := range backends {

@@ -86,7 +86,7 @@ func ReadService(ctx context.Context, client kubernetes.Interface, namespace, na
 	case err != nil:
 		return manifest.Service{}, fmt.Errorf("getting service %s/%s: %w", namespace, name, err)
 	}
-	return manifest.ServiceOf(s, namespace), nil
+	return manifest.ServiceOf(s), nil
 }
 
 // list calls each for every object of a resource. T is the type of one object, L that of a page.

@@ -46,9 +46,6 @@ type Note struct {
 	Text string `json:"text"`
 }
 
-// NoteHairpin stands for [reach.NoteSelfTraffic] where a pod reaches itself through a Service.
-const NoteHairpin = "service-hairpin"
-
 // Ask derives the answer. set must be what the engine was compiled from; lines come from it. Errors match reach.ErrUnknownPod, [ErrUnknown] or
 // [ErrNoBackend], or tell of a question without any pod.
 func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, port Port) (*Report, error) {
@@ -70,7 +67,7 @@ func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, po
 		a := Answer{Destination: e.Endpoint.String(), Port: e.Port, Verdict: d.Verdict, Egress: d.Egress, Ingress: d.Ingress}
 		for _, id := range d.Notes {
 			if id == reach.NoteSelfTraffic && destination.Service != "" {
-				id = NoteHairpin
+				id = reach.NoteHairpin
 			}
 			a.Notes = append(a.Notes, Note{id, noteText(id)})
 		}
@@ -206,9 +203,6 @@ func locate(set *manifest.Set, s *reach.Side) {
 
 // noteText says what the engine takes where the API leaves something open. One that is not known here is told by its name alone.
 func noteText(id string) string {
-	if id == NoteHairpin {
-		return "the pod reaches itself through the Service: no policy can keep a pod from itself, though some CNIs see its node as the source then and hold policies against that"
-	}
 	for _, n := range reach.Notes() {
 		if n.ID == id {
 			return n.Open + "; taken here: " + n.Taken

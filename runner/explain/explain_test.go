@@ -15,20 +15,22 @@ import (
 	"github.com/gapproof/gapproof/runner/explain"
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func load(t testing.TB) (*manifest.Set, *reach.Engine) {
 	t.Helper()
-	content, err := os.ReadFile("testdata/shop.yaml")
+	manifests, err := scenarios.ReadManifestsFS(os.DirFS("testdata"), []string{"shop.yaml"}, scenarios.ManifestOptions{DefaultNamespace: "shop"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := manifest.Read([]manifest.File{{Name: "shop.yaml", Content: content}}, manifest.Options{Namespace: "shop"})
+	objects, err := manifests.Objects(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	set := manifest.Of(objects)
 	engine, err := reach.Compile(set.World, set.Bare())
 	if err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ func WriteText(w io.Writer, r *Report) error {
 		if len(r.Answers) > 1 || a.Destination != r.Destination || a.Port != r.Port {
 			fmt.Fprintf(&b, "\n%s: → %s %s, behind %s\n", a.Verdict, a.Destination, a.Port, r.Destination)
 		}
-		if slices.ContainsFunc(a.Notes, func(n Note) bool { return n.ID == reach.NoteSelfTraffic || n.ID == NoteHairpin }) {
+		if slices.ContainsFunc(a.Notes, func(n Note) bool { return n.ID == reach.NoteSelfTraffic || n.ID == reach.NoteHairpin }) {
 			b.WriteString("  policies are not asked\n")
 		} else {
 			writeSide(&b, "egress", r.Source, &a.Egress)

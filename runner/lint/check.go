@@ -28,7 +28,7 @@ type Options struct {
 // Check holds the set against every rule. The findings are ordered by file and line. The error tells of policies that the API server would
 // refuse, as [reach.Compile] has it.
 func Check(set *manifest.Set, o Options) ([]Finding, error) {
-	engine, err := reach.Compile(set.World, set.Bare(), set.BareCluster()...)
+	engine, err := set.Compile()
 	if err != nil {
 		return nil, fmt.Errorf("compiling the policies: %w", err)
 	}
@@ -52,6 +52,7 @@ func Check(set *manifest.Set, o Options) ([]Finding, error) {
 	c.clusterPolicies()
 	c.defaultDeny()
 	c.dns()
+	c.across()
 	order(c.findings)
 	return c.findings, nil
 }
@@ -97,10 +98,6 @@ func CheckSteps(steps []*manifest.Set, o Options) ([]Finding, error) {
 
 // inEffect tells whether what a finding is about is in the set; a replaced policy has another place than the one it replaces.
 func inEffect(set *manifest.Set, f Finding) bool {
-	if name, isCluster := strings.CutPrefix(f.Subject, clusterSubject); isCluster {
-		p := set.FindCluster(name)
-		return p != nil && p.Place(f.Field) == f.Place
-	}
 	name, isPolicy := strings.CutPrefix(f.Subject, "policy ")
 	if !isPolicy {
 		return true

@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"flag"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -18,6 +20,7 @@ import (
 	"github.com/gapproof/gapproof/runner/lint"
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -33,11 +36,24 @@ func read(t testing.TB, name string) *manifest.Set {
 
 func parse(t testing.TB, name, content string) *manifest.Set {
 	t.Helper()
-	set, err := manifest.Read([]manifest.File{{Name: name, Content: []byte(content)}}, manifest.Options{})
+	set, err := tryParse(name, content)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return set
+}
+
+func tryParse(name, content string) (*manifest.Set, error) {
+	files := fstest.MapFS{name: {Data: []byte(content)}}
+	manifests, err := scenarios.ReadManifestsFS(files, []string{name}, scenarios.ManifestOptions{DefaultNamespace: "default"})
+	if err != nil {
+		return nil, err
+	}
+	objects, err := manifests.Objects(nil)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Of(objects), nil
 }
 
 func check(t testing.TB, set *manifest.Set, o lint.Options) []lint.Finding {
@@ -222,6 +238,8 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 					Rules []struct {
 						ID               string
 						ShortDescription struct{ Text string }
+						Help             struct{ Text string }
+						HelpURI          string
 					}
 				}
 			}
@@ -249,6 +267,11 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 	run := log.Runs[0]
 	if run.Tool.Driver.Name == "" || len(run.Results) != len(found) {
 		t.Errorf("driver %q, results: want %d, got %d", run.Tool.Driver.Name, len(found), len(run.Results))
+	}
+	for _, r := range run.Tool.Driver.Rules {
+		if u, err := url.Parse(r.HelpURI); err != nil || !u.IsAbs() || r.Help.Text == "" || r.ShortDescription.Text == "" {
+			t.Errorf("%s: helpUri %q, help %q", r.ID, r.HelpURI, r.Help.Text)
+		}
 	}
 	for i, r := range run.Results {
 		if run.Tool.Driver.Rules[r.RuleIndex].ID != r.RuleID || r.RuleID != found[i].Rule {
@@ -312,7 +335,7 @@ func FuzzCheckTakesWhateverReadTook(f *testing.F) {
 		f.Add(content)
 	}
 	f.Fuzz(func(_ *testing.T, content []byte) {
-		set, err := manifest.Read([]manifest.File{{Name: "f.yaml", Content: content}}, manifest.Options{})
+		set, err := tryParse("f.yaml", string(content))
 		if err != nil {
 			return
 		}

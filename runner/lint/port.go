@@ -34,30 +34,9 @@ func (c *checker) ports(r *rule) {
 
 // destinations are the pods that the rule's ports are those of; none when they may lie outside of the cluster.
 func (c *checker) destinations(r *rule) []*reach.Pod {
-	var found []int
-	switch {
-	case r.list == ingress.list:
+	found := c.peerPods(r)
+	if r.list == ingress.list {
 		found = c.matching(c.members[r.policy.Spec.Namespace], r.policy.Spec.Spec.PodSelector)
-	case len(r.peers) == 0:
-		return nil
-	default:
-		for i := range r.peers {
-			p := &r.peers[i]
-			if p.IPBlock != nil {
-				return nil
-			}
-			names := []string{r.policy.Spec.Namespace}
-			if p.NamespaceSelector != nil {
-				names = c.matchingNamespaces(p.NamespaceSelector)
-			}
-			for _, n := range names {
-				members := c.members[n]
-				if p.PodSelector != nil {
-					members = c.matching(members, *p.PodSelector)
-				}
-				found = append(found, members...)
-			}
-		}
 	}
 	var out []*reach.Pod
 	for _, i := range found {

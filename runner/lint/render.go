@@ -66,14 +66,18 @@ type (
 		Driver sarifDriver `json:"driver"`
 	}
 	sarifDriver struct {
-		Name    string      `json:"name"`
-		Version string      `json:"version,omitempty"`
-		Rules   []sarifRule `json:"rules"`
+		Name    string `json:"name"`
+		Version string `json:"version,omitempty"`
+		// Information is a URI, as HelpURI of a rule is.
+		Information string      `json:"informationUri"`
+		Rules       []sarifRule `json:"rules"`
 	}
 	sarifRule struct {
 		ID      string       `json:"id"`
 		Short   sarifMessage `json:"shortDescription"`
 		Full    sarifMessage `json:"fullDescription"`
+		Help    sarifMessage `json:"help"`
+		HelpURI string       `json:"helpUri"`
 		Default struct {
 			Level string `json:"level"`
 		} `json:"defaultConfiguration"`
@@ -111,6 +115,8 @@ type (
 const (
 	sarifVersion = "2.1.0"
 	sarifSchema  = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+	// policyPage is where the API says what policies mean, which is what every rule rests on.
+	policyPage = "https://kubernetes.io/docs/concepts/services-networking/network-policies/"
 	// fingerprint names what identifies a finding although lines move: rule, subject and field.
 	fingerprint = "gapproof/v1"
 )
@@ -118,14 +124,14 @@ const (
 // WriteSARIF writes a SARIF 2.1.0 log with one run. Every rule is described, whether or not it has findings.
 func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 	run := sarifRun{
-		Tool:       sarifTool{sarifDriver{Name: "gapproof", Version: version}},
+		Tool:       sarifTool{sarifDriver{Name: "gapproof", Version: version, Information: policyPage}},
 		ColumnKind: "utf16CodeUnits",
 		Results:    []sarifResult{},
 	}
 	index := map[string]int{}
 	for i, r := range Rules() {
 		index[r.ID] = i
-		rule := sarifRule{ID: r.ID, Short: sarifMessage{r.Title}, Full: sarifMessage{r.Why}}
+		rule := sarifRule{ID: r.ID, Short: sarifMessage{r.Title}, Full: sarifMessage{r.Why}, Help: sarifMessage{r.Why + " A policy that is meant as it is names the rule in its annotation " + IgnoreAnnotation + "."}, HelpURI: policyPage}
 		rule.Default.Level = r.Severity.String()
 		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, rule)
 	}

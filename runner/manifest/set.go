@@ -1,20 +1,21 @@
 package manifest
 
 import (
-	"fmt"
+	"errors"
 	"net/netip"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/scenarios"
 )
 
 // Set is what files or a cluster hold, ready for the engine, each thing with the place it was written at.
 type Set struct {
 	World    reach.World
 	Policies []Policy
+	// Cluster are the ClusterNetworkPolicies.
 	Cluster  []ClusterPolicy
 	Services []Service
 	// Places are where namespaces ("shop") and pods ("shop/web") were written. What is only named in passing, or assumed, has none.
@@ -42,24 +43,13 @@ const (
 	Real
 )
 
-// Place is a line of a file. File is empty and Line 0 when unknown.
-type Place struct {
-	File string `json:"file,omitempty"`
-	Line int    `json:"line,omitempty"`
-}
-
-// String is "file:line", "file", or "" when the place is not known.
-func (p Place) String() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return fmt.Sprintf("%s:%d", p.File, p.Line)
-}
+// Place is where something was written.
+type Place = scenarios.Place
 
 // Policy is a NetworkPolicy with the lines of its fields.
 type Policy struct {
 	reach.Policy
-	Lines Lines
+	Lines scenarios.Lines
 }
 
 // Name is "namespace/name".
@@ -67,10 +57,25 @@ func (p *Policy) Name() string { return p.Spec.Namespace + "/" + p.Spec.Name }
 
 // Place is where a field was written, or what it lies within.
 func (p *Policy) Place(field string) Place {
-	if line := p.Lines.Of(field); line > 0 {
-		return Place{p.File, line}
+	return placeIn(p.Lines, field, Place{File: p.File, Line: p.Line})
+}
+
+// ClusterPolicy is a ClusterNetworkPolicy with the lines of its fields.
+type ClusterPolicy struct {
+	reach.ClusterPolicy
+	Lines scenarios.Lines
+}
+
+// Place is where a field was written, or what it lies within.
+func (p *ClusterPolicy) Place(field string) Place {
+	return placeIn(p.Lines, field, Place{File: p.File, Line: p.Line})
+}
+
+func placeIn(lines scenarios.Lines, field string, whole Place) Place {
+	if line := lines.At(field); line > 0 {
+		return Place{File: whole.File, Line: line}
 	}
-	return Place{p.File, p.Line}
+	return whole
 }
 
 // Service is what matters to policies of a Service: the pods behind it and the ports they are reached on.
@@ -128,6 +133,51 @@ func (s *Set) Bare() []reach.Policy {
 	return out
 }
 
+// FindCluster is the ClusterNetworkPolicy of that name; nil when there is none.
+func (s *Set) FindCluster(name string) *ClusterPolicy {
+	for i := range s.Cluster {
+		if s.Cluster[i].Spec.Name == name {
+			return &s.Cluster[i]
+		}
+	}
+	return nil
+}
+
+// BareCluster are the ClusterNetworkPolicies as the engine takes them.
+func (s *Set) BareCluster() []reach.ClusterPolicy {
+	out := make([]reach.ClusterPolicy, len(s.Cluster))
+	for i := range s.Cluster {
+		out[i] = s.Cluster[i].ClusterPolicy
+	}
+	return out
+}
+
+// Compile compiles the set's policies over its world. The error is that of [reach.Compile], with the line of each field at fault.
+func (s *Set) Compile() (*reach.Engine, error) {
+	engine, err := reach.Compile(s.World, s.Bare(), s.BareCluster()...)
+	all, several := err.(interface{ Unwrap() []error })
+	if !several {
+		return engine, err
+	}
+	for _, each := range all.Unwrap() {
+		var f *reach.Fault
+		if !errors.As(each, &f) {
+			continue
+		}
+		for i := range s.Policies {
+			if p := &s.Policies[i]; p.File == f.File && p.Line == f.Line && f.Policy == "policy "+p.Name() {
+				f.Line = p.Place(f.Field).Line
+			}
+		}
+		for i := range s.Cluster {
+			if p := &s.Cluster[i]; p.File == f.File && p.Line == f.Line && f.Policy == "clusterNetworkPolicy "+p.Spec.Name {
+				f.Line = p.Place(f.Field).Line
+			}
+		}
+	}
+	return nil, err
+}
+
 // Find is the policy of that "namespace/name"; nil when there is none.
 func (s *Set) Find(name string) *Policy {
 	for i := range s.Policies {
@@ -136,38 +186,6 @@ func (s *Set) Find(name string) *Policy {
 		}
 	}
 	return nil
-}
-
-// Fault is one thing wrong with a file.
-type Fault struct {
-	Place
-	// Field is the path inside the document; empty for a fault of the file or the document.
-	Field   string
-	Message string
-}
-
-// Error is "file:line: field: message".
-func (f Fault) Error() string {
-	parts := []string{f.Place.String(), f.Field, f.Message}
-	var written []string
-	for _, p := range parts {
-		if p != "" {
-			written = append(written, p)
-		}
-	}
-	return strings.Join(written, ": ")
-}
-
-// Faults is everything that is wrong with the files; never empty.
-type Faults []Fault
-
-// Error has one line per fault.
-func (f Faults) Error() string {
-	lines := make([]string, len(f))
-	for i := range f {
-		lines[i] = f[i].Error()
-	}
-	return strings.Join(lines, "\n")
 }
 
 // inventedRange is set aside for tests of network devices and belongs to no cluster (RFC 2544).

@@ -150,7 +150,7 @@ expect: {deny: [{from: [x/a], to: ["service:y/web"]}]}
 		p := build(t, s, offline(t, s))
 		for id, skipped := range map[string]bool{"y/b>service:y/web:TCP/8080": true, "y/c>service:y/web:TCP/8080": true} {
 			got := promiseOf(t, p, 0, id)
-			if !slices.Contains(got.Derived.Notes, plan.NoteHairpin) || (got.Skip != "") != skipped {
+			if !slices.Contains(got.Derived.Notes, reach.NoteHairpin) || (got.Skip != "") != skipped {
 				t.Errorf("%s: notes %v, skip %q", id, got.Derived.Notes, got.Skip)
 			}
 		}

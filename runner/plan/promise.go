@@ -12,15 +12,6 @@ import (
 	"github.com/gapproof/gapproof/scenarios"
 )
 
-// The semantics notes that planning adds to the engine's.
-const (
-	// NoteHairpin: the source stands behind the Service it calls, and the API does not say whether policies apply then.
-	// https://github.com/kubernetes-sigs/network-policy-api/issues/343
-	NoteHairpin = "hairpin"
-	// NoteBackendsDiffer: policies allow some of a Service's backends and deny others; which one is asked is the Service's choice.
-	NoteBackendsDiffer = "backends-differ"
-)
-
 // promises says what must hold for every attempt after step.
 func (b *builder) promises(step Step, path string, expect *scenarios.Expect, expectPath string) []Promise {
 	engine, err := reach.Compile(step.World, step.Policies, step.ClusterPolicies...)
@@ -94,7 +85,7 @@ func (b *builder) decide(engine *reach.Engine, step Step, a attempt, source reac
 		}
 	}
 	if len(allowed) > 0 && len(denied) > 0 {
-		p.Derived = reach.Decision{Notes: []string{NoteBackendsDiffer}}
+		p.Derived = reach.Decision{Notes: []string{reach.NoteBackendsDiffer}}
 		if p.Intended == reach.Unknown {
 			p.Skip = fmt.Sprintf("the policies allow %s and deny %s: which of them is asked is not the source's choice",
 				strings.Join(allowed, ", "), strings.Join(denied, ", "))
@@ -104,7 +95,7 @@ func (b *builder) decide(engine *reach.Engine, step Step, a attempt, source reac
 		p.Skip = "two ClusterNetworkPolicies of one tier and one priority disagree: the API lets an implementation apply either"
 	}
 	if a.Kind == ClusterIP && slices.Contains(destinations, source) {
-		p.Derived.Notes = append(p.Derived.Notes, NoteHairpin)
+		p.Derived.Notes = append(p.Derived.Notes, reach.NoteHairpin)
 		if p.Intended == reach.Unknown && p.Skip == "" && selected(step, source) {
 			p.Skip = fmt.Sprintf("%s stands behind the Service it calls and a policy selects it: the API does not say whether policies apply to such traffic", a.Source)
 		}

@@ -51,8 +51,9 @@ func (c *compiler) clusterPolicies(policies []ClusterPolicy) {
 	seen := map[string]struct{}{}
 	for _, p := range policies {
 		name := p.Spec.Name
+		c.file, c.line = p.File, p.Line
 		if _, twice := seen[name]; twice {
-			c.fault("clusterNetworkPolicy %s: is given twice", name)
+			c.policyFault("clusterNetworkPolicy "+name, "", "is given twice")
 			continue
 		}
 		seen[name] = struct{}{}
@@ -63,7 +64,7 @@ func (c *compiler) clusterPolicies(policies []ClusterPolicy) {
 		case npav1alpha2.BaselineTier:
 			t = baselineTier
 		default:
-			c.fault("clusterNetworkPolicy %s: spec.tier: %q is not one of Admin, Baseline", name, p.Spec.Spec.Tier)
+			c.policyFault("clusterNetworkPolicy "+name, "spec.tier", "%q is not one of Admin, Baseline", p.Spec.Spec.Tier)
 		}
 		c.engine.cluster[t] = append(c.engine.cluster[t], c.clusterPolicy(name, p))
 	}
@@ -79,13 +80,13 @@ func (c *compiler) clusterPolicy(name string, p ClusterPolicy) compiledPolicy {
 	out := compiledPolicy{policy: policy{name: name, file: p.File, line: p.Line, tier: spec.Tier, priority: spec.Priority}}
 	name = "clusterNetworkPolicy " + name
 	if spec.Priority < 0 || spec.Priority > lastPriority {
-		c.fault("%s: spec.priority: %d is not in 0–%d", name, spec.Priority, lastPriority)
+		c.policyFault(name, "spec.priority", "%d is not in 0–%d", spec.Priority, lastPriority)
 	}
 	c.atMost(name, "spec.ingress", "rules", len(spec.Ingress), mostRules)
 	c.atMost(name, "spec.egress", "rules", len(spec.Egress), mostRules)
 	subject := c.clusterSelectors(name, "spec.subject", spec.Subject.Namespaces, spec.Subject.Pods)
 	if subject == nil {
-		c.fault("%s: spec.subject: wants exactly one of namespaces, pods", name)
+		c.policyFault(name, "spec.subject", "wants exactly one of namespaces, pods")
 		subject = &peer{pods: newBitset(len(c.engine.pods))}
 	}
 	out.isolated = [directions]bitset{ingress: subject.pods, egress: subject.pods}
@@ -112,7 +113,7 @@ func (c *compiler) clusterPolicy(name string, p ClusterPolicy) compiledPolicy {
 
 func (c *compiler) atMost(name, field, what string, n, most int) {
 	if n > most {
-		c.fault("%s: %s: has %d %s, at most %d are allowed", name, field, n, what, most)
+		c.policyFault(name, field, "has %d %s, at most %d are allowed", n, what, most)
 	}
 }
 
@@ -126,10 +127,10 @@ func (c *compiler) clusterRule(name, field, list string, a npav1alpha2.ClusterNe
 	case npav1alpha2.ClusterNetworkPolicyRuleActionPass:
 		out.action = pass
 	default:
-		c.fault("%s: %s.action: %q is not one of Accept, Deny, Pass", name, field, a)
+		c.policyFault(name, field+".action", "%q is not one of Accept, Deny, Pass", a)
 	}
 	if peers == 0 {
-		c.fault("%s: %s.%s: wants at least one peer", name, field, list)
+		c.policyFault(name, fmt.Sprintf("%s.%s", field, list), "wants at least one peer")
 	}
 	c.atMost(name, field+"."+list, "peers", peers, mostPeers)
 	c.atMost(name, field+".protocols", "protocols", len(protocols), mostProtocols)
@@ -143,7 +144,7 @@ func (c *compiler) clusterRule(name, field, list string, a npav1alpha2.ClusterNe
 func (c *compiler) noNamedPortToAddresses(name, field string, r rule) {
 	named := slices.IndexFunc(r.ports, func(m portMatch) bool { return m.name != "" })
 	if at := slices.IndexFunc(r.peers, func(p peer) bool { return p.byAddress() }); named >= 0 && at >= 0 {
-		c.fault("%s: %s.protocols[%d].destinationNamedPort: %q cannot go with %s, which has no named ports", name, field, named, r.ports[named].name, r.peers[at].field)
+		c.policyFault(name, fmt.Sprintf("%s.protocols[%d].destinationNamedPort", field, named), "%q cannot go with %s, which has no named ports", r.ports[named].name, r.peers[at].field)
 	}
 }
 
@@ -171,7 +172,7 @@ func (c *compiler) clusterProtocol(name, field string, p npav1alpha2.ClusterNetw
 		out.protocol, out.name = anyProtocol, p.DestinationNamedPort
 	}
 	if written != 1 {
-		c.fault("%s: %s: wants exactly one of tcp, udp, sctp, destinationNamedPort", name, field)
+		c.policyFault(name, field, "wants exactly one of tcp, udp, sctp, destinationNamedPort")
 		return out
 	}
 	if out.name != "" {
@@ -180,17 +181,17 @@ func (c *compiler) clusterProtocol(name, field string, p npav1alpha2.ClusterNetw
 	field += of + ".destinationPort"
 	switch {
 	case port == nil: // the protocol's only property, of which it wants at least one
-		c.fault("%s: %s: is missing", name, field)
+		c.policyFault(name, field, "is missing")
 	case (port.Number != 0) == (port.Range != nil):
-		c.fault("%s: %s: wants exactly one of number, range", name, field)
+		c.policyFault(name, field, "wants exactly one of number, range")
 	case port.Range == nil:
 		if port.Number < 1 || port.Number > lastPort {
-			c.fault("%s: %s.number: %d is not in 1–65535", name, field, port.Number)
+			c.policyFault(name, field+".number", "%d is not in 1–65535", port.Number)
 			break
 		}
 		out.first, out.last = uint16(port.Number), uint16(port.Number)
 	case port.Range.Start < 1 || port.Range.End > lastPort || port.Range.Start >= port.Range.End:
-		c.fault("%s: %s.range: %d–%d is not a range in 1–65535 whose start is below its end", name, field, port.Range.Start, port.Range.End)
+		c.policyFault(name, field+".range", "%d–%d is not a range in 1–65535 whose start is below its end", port.Range.Start, port.Range.End)
 	default:
 		out.first, out.last = uint16(port.Range.Start), uint16(port.Range.End)
 	}
@@ -219,8 +220,8 @@ func (c *compiler) clusterSelectors(name, field string, namespaces *metav1.Label
 
 func (c *compiler) clusterSelector(name, field string, s metav1.LabelSelector) selector {
 	out, errs := compileSelector(field, s)
-	for _, err := range errs {
-		c.fault("%s: %w", name, err)
+	for _, f := range errs {
+		c.policyFault(name, f.Field, "%s", f.Message)
 	}
 	return out
 }
@@ -236,7 +237,7 @@ func (c *compiler) clusterPeer(name, field string, a npav1alpha2.ClusterNetworkP
 	// Nothing written may be a field of a newer API. An implementation should then fail closed; we refuse the policy instead, because a verdict
 	// derived from half of it would be no verdict.
 	if written != 1 {
-		c.fault("%s: %s: wants exactly one peer field, has %d", name, field, written)
+		c.policyFault(name, field, "wants exactly one peer field, has %d", written)
 		return []peer{{field: field, pods: newBitset(len(c.engine.pods))}}
 	}
 	switch {
@@ -250,12 +251,12 @@ func (c *compiler) clusterPeer(name, field string, a npav1alpha2.ClusterNetworkP
 			out = append(out, c.networkPeer(name, at, cidr))
 		}
 		if len(out) == 0 {
-			c.fault("%s: %s.networks: wants at least one CIDR", name, field)
+			c.policyFault(name, field+".networks", "wants at least one CIDR")
 		}
 		return out
 	case p.DomainNames != nil:
 		if a != npav1alpha2.ClusterNetworkPolicyRuleActionAccept {
-			c.fault("%s: %s.domainNames: go with action Accept only, the rule has %s", name, field, a)
+			c.policyFault(name, field+".domainNames", "go with action Accept only, the rule has %s", a)
 		}
 		c.atMost(name, field+".domainNames", "names", len(p.DomainNames), mostItems)
 		return []peer{{field: field + ".domainNames", pods: newBitset(len(c.engine.pods)), cluster: &clusterPeer{byAddress: true, domains: true}}}
@@ -267,7 +268,7 @@ func (c *compiler) clusterPeer(name, field string, a npav1alpha2.ClusterNetworkP
 func (c *compiler) networkPeer(name, field string, cidr npav1alpha2.CIDR) peer {
 	prefix, err := netip.ParsePrefix(string(cidr))
 	if err != nil || prefix.Addr().Is4In6() {
-		c.fault("%s: %s: %q is not a CIDR", name, field, cidr)
+		c.policyFault(name, field, "%q is not a CIDR", cidr)
 		return peer{field: field, pods: newBitset(len(c.engine.pods))}
 	}
 	out := peer{field: field, block: &block{cidr: prefix.Masked()}, cluster: &clusterPeer{byAddress: true, matched: fmt.Sprintf("network %s covers the address", prefix.Masked())}}

@@ -245,13 +245,13 @@ func TestCompileTellsEveryFaultOfAClusterNetworkPolicy(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Compile(threeNodes(), nil, mustClusterPolicy(t, "p", tt.spec))
-			if err == nil || err.Error() != tt.want {
+			if err == nil || err.Error() != "p.yaml:7: "+tt.want {
 				t.Errorf("want %q, got %v", tt.want, err)
 			}
 		})
 	}
 	twice := mustClusterPolicy(t, "p", `{tier: Admin, priority: 1, `+subjectX+`}`)
-	if _, err := Compile(threeNodes(), nil, twice, twice); err == nil || err.Error() != "clusterNetworkPolicy p: is given twice" {
+	if _, err := Compile(threeNodes(), nil, twice, twice); err == nil || err.Error() != "p.yaml:7: clusterNetworkPolicy p: is given twice" {
 		t.Errorf("want the second policy of a name told, got %v", err)
 	}
 }

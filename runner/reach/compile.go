@@ -178,7 +178,7 @@ func (m portMatch) String() string {
 	}
 }
 
-// Compile evaluates the policies, and ClusterNetworkPolicies where there are any, over the world. The error joins every fault found, each with the policy, the field path and the value:
+// Compile evaluates the policies, and ClusterNetworkPolicies where there are any, over the world. The error joins every fault found, each about a policy as a [Fault] with file, line, field path and value:
 // names given twice, a pod in a namespace the world lacks, selectors, CIDRs and ports that the API server would refuse. No
 // argument is changed or retained, except for the label maps and slices inside world, which must not be changed afterwards.
 func Compile(world World, policies []Policy, cluster ...ClusterPolicy) (*Engine, error) {
@@ -232,6 +232,9 @@ type compiler struct {
 	// byPod and byNS remember the pods that a selector matches by their own or by their namespace's labels. Policies repeat selectors.
 	byPod, byNS map[string]bitset
 	errs        []error
+	// file and line are those of the policy being compiled.
+	file string
+	line int
 }
 
 func (c *compiler) fault(format string, args ...any) {
@@ -299,8 +302,9 @@ func (c *compiler) policies(policies []Policy) []compiledPolicy {
 	out := make([]compiledPolicy, 0, len(policies))
 	for _, p := range policies {
 		name := p.Spec.Namespace + "/" + p.Spec.Name
+		c.file, c.line = p.File, p.Line
 		if _, twice := seen[name]; twice {
-			c.fault("policy %s: is given twice", name)
+			c.policyFault("policy "+name, "", "is given twice")
 			continue
 		}
 		seen[name] = struct{}{}
@@ -349,7 +353,7 @@ func (c *compiler) policyTypes(name string, spec networkingv1.NetworkPolicySpec)
 		case networkingv1.PolicyTypeEgress:
 			out = append(out, egress)
 		default:
-			c.fault("policy %s: spec.policyTypes[%d]: %q is not one of Ingress, Egress", name, i, t)
+			c.policyFault("policy "+name, fmt.Sprintf("spec.policyTypes[%d]", i), "%q is not one of Ingress, Egress", t)
 		}
 	}
 	return out
@@ -371,13 +375,13 @@ func (c *compiler) peer(name, field string, p networkingv1.NetworkPolicyPeer, me
 	switch {
 	case p.IPBlock != nil:
 		if p.PodSelector != nil || p.NamespaceSelector != nil {
-			c.fault("policy %s: %s: ipBlock goes with no selector", name, field)
+			c.policyFault("policy "+name, field, "ipBlock goes with no selector")
 		}
 		out.block = c.block(name, field+".ipBlock", *p.IPBlock)
 		out.pods = c.engine.covered(&out, FirstAddress)
 		return out
 	case p.PodSelector == nil && p.NamespaceSelector == nil:
-		c.fault("policy %s: %s: has none of podSelector, namespaceSelector, ipBlock", name, field)
+		c.policyFault("policy "+name, field, "has none of podSelector, namespaceSelector, ipBlock")
 		return out
 	}
 	out.pods = members
@@ -403,7 +407,7 @@ func (c *compiler) block(name, field string, b networkingv1.IPBlock) *block {
 func (c *compiler) prefix(name, field, s string) netip.Prefix {
 	p, err := netip.ParsePrefix(s)
 	if err != nil || p.Addr().Is4In6() {
-		c.fault("policy %s: %s: %q is not a CIDR", name, field, s)
+		c.policyFault("policy "+name, field, "%q is not a CIDR", s)
 		return netip.Prefix{}
 	}
 	return p.Masked()
@@ -415,20 +419,20 @@ func (c *compiler) port(name, field string, p networkingv1.NetworkPolicyPort) po
 		out.protocol = *p.Protocol
 	}
 	if !isProtocol(out.protocol) {
-		c.fault("policy %s: %s.protocol: %q is not one of TCP, UDP, SCTP", name, field, out.protocol)
+		c.policyFault("policy "+name, field+".protocol", "%q is not one of TCP, UDP, SCTP", out.protocol)
 	}
 	switch {
 	case p.Port == nil:
 		if p.EndPort != nil {
-			c.fault("policy %s: %s.endPort: %d has no port to start from", name, field, *p.EndPort)
+			c.policyFault("policy "+name, field+".endPort", "%d has no port to start from", *p.EndPort)
 		}
 	case p.Port.Type == intstr.String:
 		out.name = p.Port.StrVal
 		if out.name == "" {
-			c.fault("policy %s: %s.port: the name is empty", name, field)
+			c.policyFault("policy "+name, field+".port", "the name is empty")
 		}
 		if p.EndPort != nil {
-			c.fault("policy %s: %s.endPort: %d does not go with the named port %q", name, field, *p.EndPort, out.name)
+			c.policyFault("policy "+name, field+".endPort", "%d does not go with the named port %q", *p.EndPort, out.name)
 		}
 	default:
 		first, last := p.Port.IntVal, p.Port.IntVal
@@ -436,11 +440,11 @@ func (c *compiler) port(name, field string, p networkingv1.NetworkPolicyPort) po
 			last = *p.EndPort
 		}
 		if first < 1 || first > lastPort {
-			c.fault("policy %s: %s.port: %d is not in 1–65535", name, field, first)
+			c.policyFault("policy "+name, field+".port", "%d is not in 1–65535", first)
 			return out
 		}
 		if last < first || last > lastPort {
-			c.fault("policy %s: %s.endPort: %d is not in %d–65535", name, field, last, first)
+			c.policyFault("policy "+name, field+".endPort", "%d is not in %d–65535", last, first)
 			return out
 		}
 		out.first, out.last = uint16(first), uint16(last)
@@ -454,8 +458,8 @@ func isProtocol(p corev1.Protocol) bool {
 
 func (c *compiler) selector(name, field string, s metav1.LabelSelector) selector {
 	out, errs := compileSelector(field, s)
-	for _, err := range errs {
-		c.fault("policy %s: %w", name, err)
+	for _, f := range errs {
+		c.policyFault("policy "+name, f.Field, "%s", f.Message)
 	}
 	return out
 }

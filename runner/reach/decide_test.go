@@ -380,20 +380,20 @@ spec:
 	want := `namespace "z": is given twice
 pod q/a: the world has no namespace "q"
 pod x/a: is given twice
-policy x/np: spec.podSelector.matchExpressions[0].operator: "Is" is not one of In, NotIn, Exists, DoesNotExist
-policy x/np: spec.policyTypes[0]: "Ingres" is not one of Ingress, Egress
-policy x/np: spec.ingress[0].from[0]: has none of podSelector, namespaceSelector, ipBlock
-policy x/np: spec.ingress[0].from[1].ipBlock.cidr: "10.0.0.0/33" is not a CIDR
-policy x/np: spec.ingress[0].from[1].ipBlock.except[0]: "ten" is not a CIDR
-policy x/np: spec.ingress[0].from[2]: ipBlock goes with no selector
-policy x/np: spec.ingress[0].from[3].namespaceSelector.matchExpressions[0].values: operator In wants at least one value
-policy x/np: spec.ingress[0].from[4].podSelector.matchExpressions[0].values: operator Exists takes no value, has ["x"]
-policy x/np: spec.ingress[0].ports[0].port: 70000 is not in 1–65535
-policy x/np: spec.ingress[0].ports[1].endPort: 79 is not in 80–65535
-policy x/np: spec.ingress[0].ports[2].endPort: 79 does not go with the named port "http"
-policy x/np: spec.ingress[0].ports[3].endPort: 79 has no port to start from
-policy x/np: spec.ingress[0].ports[4].protocol: "ICMP" is not one of TCP, UDP, SCTP
-policy x/np: is given twice`
+np.yaml:3: policy x/np: spec.podSelector.matchExpressions[0].operator: "Is" is not one of In, NotIn, Exists, DoesNotExist
+np.yaml:3: policy x/np: spec.policyTypes[0]: "Ingres" is not one of Ingress, Egress
+np.yaml:3: policy x/np: spec.ingress[0].from[0]: has none of podSelector, namespaceSelector, ipBlock
+np.yaml:3: policy x/np: spec.ingress[0].from[1].ipBlock.cidr: "10.0.0.0/33" is not a CIDR
+np.yaml:3: policy x/np: spec.ingress[0].from[1].ipBlock.except[0]: "ten" is not a CIDR
+np.yaml:3: policy x/np: spec.ingress[0].from[2]: ipBlock goes with no selector
+np.yaml:3: policy x/np: spec.ingress[0].from[3].namespaceSelector.matchExpressions[0].values: operator In wants at least one value
+np.yaml:3: policy x/np: spec.ingress[0].from[4].podSelector.matchExpressions[0].values: operator Exists takes no value, has ["x"]
+np.yaml:3: policy x/np: spec.ingress[0].ports[0].port: 70000 is not in 1–65535
+np.yaml:3: policy x/np: spec.ingress[0].ports[1].endPort: 79 is not in 80–65535
+np.yaml:3: policy x/np: spec.ingress[0].ports[2].endPort: 79 does not go with the named port "http"
+np.yaml:3: policy x/np: spec.ingress[0].ports[3].endPort: 79 has no port to start from
+np.yaml:3: policy x/np: spec.ingress[0].ports[4].protocol: "ICMP" is not one of TCP, UDP, SCTP
+np.yaml:3: policy x/np: is given twice`
 	_, err := Compile(w, policies)
 	if err == nil {
 		t.Fatal("want an error, got none")

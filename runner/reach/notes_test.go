@@ -13,7 +13,7 @@ func TestNotesAreCompleteAndInOrder(t *testing.T) {
 		t.Error("want the notes by ID")
 	}
 	for _, n := range notes {
-		if n.ID == "" || n.Open == "" || n.Taken == "" {
+		if n.ID == "" || n.About == "" || n.Open == "" || n.Taken == "" {
 			t.Errorf("%q: a field is empty: %+v", n.ID, n)
 		}
 		if u, err := url.Parse(n.Reference); err != nil || u.Scheme != "https" || u.Host == "" {
@@ -47,8 +47,8 @@ func TestEveryNoteIsCarriedBySomeDecisionAndNoOther(t *testing.T) {
 		carried[n] = true
 	}
 	for _, n := range Notes() {
-		if !carried[n.ID] {
-			t.Errorf("no decision carries %s", n.ID)
+		if want := n.About == AboutConnection; carried[n.ID] != want {
+			t.Errorf("%s is about a %s: carried by a decision: want %t, got %t", n.ID, n.About, want, carried[n.ID])
 		}
 		delete(carried, n.ID)
 	}

@@ -20,10 +20,10 @@ type requirement struct {
 type selector []requirement
 
 // compileSelector checks and orders a selector: matchLabels by key, then matchExpressions as written.
-func compileSelector(field string, s metav1.LabelSelector) (selector, []error) {
+func compileSelector(field string, s metav1.LabelSelector) (selector, []Fault) {
 	var (
 		out  selector
-		errs []error
+		errs []Fault
 	)
 	for _, key := range slices.Sorted(maps.Keys(s.MatchLabels)) {
 		out = append(out, requirement{key, metav1.LabelSelectorOpIn, []string{s.MatchLabels[key]}})
@@ -31,19 +31,19 @@ func compileSelector(field string, s metav1.LabelSelector) (selector, []error) {
 	for i, e := range s.MatchExpressions {
 		at := fmt.Sprintf("%s.matchExpressions[%d]", field, i)
 		if e.Key == "" {
-			errs = append(errs, fmt.Errorf("%s.key: is empty", at))
+			errs = append(errs, Fault{Field: at + ".key", Message: "is empty"})
 		}
 		switch e.Operator {
 		case metav1.LabelSelectorOpIn, metav1.LabelSelectorOpNotIn:
 			if len(e.Values) == 0 {
-				errs = append(errs, fmt.Errorf("%s.values: operator %s wants at least one value", at, e.Operator))
+				errs = append(errs, Fault{Field: at + ".values", Message: fmt.Sprintf("operator %s wants at least one value", e.Operator)})
 			}
 		case metav1.LabelSelectorOpExists, metav1.LabelSelectorOpDoesNotExist:
 			if len(e.Values) != 0 {
-				errs = append(errs, fmt.Errorf("%s.values: operator %s takes no value, has %q", at, e.Operator, e.Values))
+				errs = append(errs, Fault{Field: at + ".values", Message: fmt.Sprintf("operator %s takes no value, has %q", e.Operator, e.Values)})
 			}
 		default:
-			errs = append(errs, fmt.Errorf("%s.operator: %q is not one of In, NotIn, Exists, DoesNotExist", at, e.Operator))
+			errs = append(errs, Fault{Field: at + ".operator", Message: fmt.Sprintf("%q is not one of In, NotIn, Exists, DoesNotExist", e.Operator)})
 		}
 		out = append(out, requirement{e.Key, e.Operator, slices.Clone(e.Values)})
 	}

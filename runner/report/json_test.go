@@ -69,6 +69,12 @@ func (c checker) check(schema map[string]any, value any, at, where string) {
 
 func (c checker) object(schema, v map[string]any, at, where string) {
 	c.t.Helper()
+	if each, ok := schema["additionalProperties"].(map[string]any); ok { // a map: any key, one form of value
+		for name, member := range v {
+			c.check(each, member, at+"."+name, where)
+		}
+		return
+	}
 	properties := schema["properties"].(map[string]any)
 	if schema["additionalProperties"] != false {
 		c.t.Errorf("%s: the schema lets any member pass", at)

@@ -96,6 +96,9 @@ func junitScenario(r *Report, s *Scenario) junitSuite {
 			suite.Properties = append(suite.Properties, p)
 		}
 	}
+	for _, line := range s.leftOut() {
+		suite.Properties = append(suite.Properties, junitProperty{"left-out", line})
+	}
 	for _, step := range s.Steps {
 		for _, j := range sorted(step.Judgements) {
 			suite.add(junitAttempt(s, step.Name, j))

@@ -45,6 +45,18 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 			p.markdownFinding(f)
 		}
 	}
+	for _, sc := range r.bySeverity() {
+		lines := sc.leftOut()
+		if len(lines) == 0 {
+			continue
+		}
+		p.line("")
+		p.line(fmt.Sprintf("### Left out of `%s`: what its manifests say and the run did not try", p.clean(sc.Name)))
+		p.line("")
+		for _, line := range lines {
+			p.line("- " + markdownText(p.clean(line)))
+		}
+	}
 	p.line("")
 	v := r.Versions
 	p.line(markdownText(p.clean(fmt.Sprintf("gapproof %s, run %s, Kubernetes %s, %s, kernel %s, evidence: %s",

@@ -212,7 +212,9 @@ func failing(tb testing.TB) *report.Report {
 		AttemptID: "shop-frontend-production/checkout-web-service>payments/ledger:TCP/9090", Detail: "delivered, then silent", After: 740 * time.Millisecond,
 	}}
 	stopped := report.Scenario{Name: "relabel", Title: "a pod that changes its label", File: "catalogue/relabel.yaml", Took: time.Second,
-		Fault: "waiting for pod x/a to be ready: last condition was ContainersNotReady"}
+		Fault:     "waiting for pod x/a to be ready: last condition was ContainersNotReady",
+		Omissions: []report.Omission{{File: "deploy/web.yaml", Line: 7, Object: "Service x/web", Reason: "its external addresses are left out"}},
+		Ignored:   map[string]int{"Secret": 2, "ConfigMap": 1}}
 	r.Scenarios = []report.Scenario{good, breaks, holes, stopped}
 	return &r
 }

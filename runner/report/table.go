@@ -116,6 +116,9 @@ func (p *page) scenarios(r *Report) {
 				alike = 0
 			}
 		}
+		for _, line := range s.leftOut() {
+			p.wrapped(p.clean("left out: "+line), faint)
+		}
 		p.steps(s)
 	}
 }

@@ -1,6 +1,9 @@
 package report
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/gapproof/gapproof/runner/compare"
@@ -41,6 +44,41 @@ type Scenario struct {
 	// Skipped says what the cluster lacks for the scenario to be carried out at all; it then has no steps, and does not count against the run.
 	Skipped string        `json:"skipped,omitempty"`
 	Took    time.Duration `json:"took"`
+	// Omissions are what the scenario's manifests say and its world has not: what the run cannot have shown.
+	Omissions []Omission `json:"omissions,omitempty"`
+	// Ignored counts, by kind, the objects of its manifests that are neither workload nor policy.
+	Ignored map[string]int `json:"ignored,omitempty"`
+}
+
+// Omission is something that manifests say and a world cannot.
+type Omission struct {
+	// File and Line are where the object is written; Line is 0 when it is not known.
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"`
+	// Object is the object, such as "Service shop/web".
+	Object string `json:"object"`
+	// Reason says what is left out, and why or what stands for it.
+	Reason string `json:"reason"`
+}
+
+// String is "file:line: object: reason".
+func (o Omission) String() string {
+	if o.Line == 0 {
+		return fmt.Sprintf("%s: %s: %s", o.File, o.Object, o.Reason)
+	}
+	return fmt.Sprintf("%s:%d: %s: %s", o.File, o.Line, o.Object, o.Reason)
+}
+
+// leftOut are the lines that say what the scenario's manifests hold and the run did not try.
+func (s *Scenario) leftOut() []string {
+	var out []string
+	for _, o := range s.Omissions {
+		out = append(out, o.String())
+	}
+	for _, kind := range slices.Sorted(maps.Keys(s.Ignored)) {
+		out = append(out, fmt.Sprintf("%d of kind %s passed over", s.Ignored[kind], kind))
+	}
+	return out
 }
 
 // Step is one step's part.

@@ -231,6 +231,7 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 	for i, p := range plans {
 		sc, err := s.runScenario(ctx, world, b, p, base)
 		sc.Name, sc.Title, sc.File = group[i].Metadata.Name, group[i].Metadata.Title, group[i].File
+		sc.Omissions, sc.Ignored = omissions(group[i]), group[i].Ignored
 		rep.Scenarios = append(rep.Scenarios, sc)
 		if err != nil {
 			return fmt.Errorf("running %s: %w", sc.Name, err)
@@ -238,6 +239,15 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 		s.progress(sc.Name, sc.Took)
 	}
 	return nil
+}
+
+// omissions are what the scenario's manifests say and its world has not.
+func omissions(s *scenarios.Scenario) []report.Omission {
+	var out []report.Omission
+	for _, o := range s.Omissions {
+		out = append(out, report.Omission(o))
+	}
+	return out
 }
 
 // runScenario carries out the steps of one plan and takes its policies and labels back.

@@ -45,7 +45,7 @@ func (i *Import) Files() ([]File, error) {
 // notes gathers omissions and faults of one file.
 type notes struct {
 	file      string
-	lines     *scenarios.Lines
+	lines     scenarios.Lines
 	omissions []scenarios.Omission
 	faults    scenarios.Faults
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/dynamic"
 
 	"github.com/gapproof/gapproof/runner/audit"
 	"github.com/gapproof/gapproof/runner/explain"
@@ -97,7 +96,7 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	if err != nil {
 		return err
 	}
-	engine, err := reach.Compile(set.World, set.Bare(), set.BareCluster()...)
+	engine, err := set.Compile()
 	if err != nil {
 		return usageError{fmt.Errorf("compiling the policies: %w", err)}
 	}
@@ -174,25 +173,9 @@ func (a *app) liveSet(ctx context.Context, destination explain.Target, o explain
 	if err != nil {
 		return nil, readingError(err)
 	}
-	objects, err := dynamic.NewForConfig(cluster.Config)
-	if err != nil {
-		return nil, err
-	}
-	tiers, err := audit.ReadCluster(ctx, objects, cluster.Client.Discovery())
-	if err != nil {
-		return nil, readingError(err)
-	}
-	if audit.NeedNodes(tiers) {
-		if world.Nodes, err = audit.ReadNodes(ctx, cluster.Client); err != nil {
-			return nil, readingError(err)
-		}
-	}
 	set := &manifest.Set{World: world, Pods: manifest.SomePods, Addresses: manifest.Real}
 	for _, p := range policies {
 		set.Policies = append(set.Policies, manifest.Policy{Policy: p})
-	}
-	for _, p := range tiers {
-		set.Cluster = append(set.Cluster, manifest.ClusterPolicy{ClusterPolicy: p})
 	}
 	if namespace, name, ok := strings.Cut(destination.Service, "/"); ok {
 		s, err := audit.ReadService(ctx, cluster.Client, namespace, name)

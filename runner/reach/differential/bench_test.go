@@ -58,7 +58,14 @@ func benchPorts() []uint16 { return []uint16{80, 81, 8000, 8081} }
 // BenchmarkMatrix derives one matrix by both matchers, compiled before. Ours does all of it; of cyclonus' we take as many rows as a
 // measurement can wait for. The metric is comparable; cyclonus' other users pay the same price for each verdict.
 func BenchmarkMatrix(b *testing.B) {
-	for _, size := range []struct{ pods, policies int }{{100, 50}, {1000, 200}} {
+	type grid struct{ pods, policies int }
+	var sizes []grid
+	for _, pods := range []int{100, 1000, 5000} {
+		for _, policies := range []int{50, 200, 500} {
+			sizes = append(sizes, grid{pods, policies})
+		}
+	}
+	for _, size := range sizes {
 		c := benchCase(size.pods, size.policies)
 		name := fmt.Sprintf("pods=%d/policies=%d/ports=%d", size.pods, size.policies, len(benchPorts()))
 		e, err := Engine(c)

@@ -14,8 +14,10 @@ type Difference struct {
 	ID string
 	// What says in one sentence what cyclonus does.
 	What string
-	// API is the sentence that decides, and Reference where it stands.
+	// API is what decides, and Reference where it stands.
 	API, Reference string
+	// Source is the file of the API's Go module, as its import path and name, that has API word for word; empty where API gives a page's meaning.
+	Source string
 	// Explains tells whether a case that was shrunk is this difference.
 	Explains func(Case) bool
 }
@@ -50,7 +52,9 @@ func Differences() []Difference {
 		{
 			ID:   "empty-value-without-the-key",
 			What: "cyclonus takes matchLabels with an empty value to match an object that lacks the key.",
-			API:  "An entry of matchLabels is equivalent to an In expression with one value, which an object without the key does not meet.", Reference: selectorPage,
+			API: "A single {key,value} in the matchLabels map is equivalent to an element of matchExpressions, whose key field is \"key\", the operator is \"In\", " +
+				"and the values array contains only \"value\".",
+			Reference: selectorPage, Source: "k8s.io/apimachinery/pkg/apis/meta/v1/types.go",
 			Explains: func(c Case) bool {
 				return c.anySelector(func(s metav1.LabelSelector) bool {
 					for _, v := range s.MatchLabels {
@@ -65,7 +69,9 @@ func Differences() []Difference {
 		{
 			ID:   "two-names-for-one-port",
 			What: "cyclonus' question carries one port name, so a policy that names the pod's other name for the same port does not match.",
-			API:  "port can be a numerical or named port on a pod; only traffic on the specified protocol and port is matched. Every name of the port is one.", Reference: apiReference,
+			API: "This can either be a numerical or named port on a pod. If this field is not provided, this matches all port names and numbers. " +
+				"If present, only traffic on the specified protocol AND port will be matched.",
+			Reference: apiReference, Source: "k8s.io/api/networking/v1/types.go",
 			Explains: func(c Case) bool {
 				return slices.ContainsFunc(c.World.Pods, func(p reach.Pod) bool {
 					return p.Name == c.Query.Destination.Pod && p.Namespace == c.Query.Destination.Namespace && len(portNames(p, c.Query)) > 1

@@ -1,0 +1,37 @@
+package differential
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestQuotesStandInTheSourcesOfTheAPI(t *testing.T) {
+	quoted := 0
+	for _, d := range Differences() {
+		if d.Source == "" {
+			continue
+		}
+		quoted++
+		t.Run(d.ID, func(t *testing.T) {
+			pkg, name := filepath.Split(d.Source)
+			dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", strings.TrimSuffix(pkg, "/")).Output()
+			if err != nil {
+				t.Fatalf("finding %s: %v", pkg, err)
+			}
+			content, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			words := strings.Fields(strings.ReplaceAll(string(content), "//", " "))
+			if !strings.Contains(strings.Join(words, " "), d.API) {
+				t.Errorf("%s has no %q", d.Source, d.API)
+			}
+		})
+	}
+	if quoted == 0 {
+		t.Error("no difference quotes the sources")
+	}
+}

@@ -464,8 +464,8 @@ func (n *Namespace) behind(selector map[string]string) []*Pod {
 	return out
 }
 
-// servicePort resolves one port. A number that the backends do not declare becomes one of theirs, since a declaration is only for the reader
-// (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports); a name must lead to the same number everywhere.
+// servicePort takes one port over. A number that the backends do not declare becomes one of theirs, since a declaration is only for the reader
+// (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports); a name must be known to every backend.
 func (w *worldMaker) servicePort(m *manifest, doc *document, at string, p servicePort, backends []*Pod) (ServicePort, bool) {
 	out := ServicePort{Port: p.Port, Protocol: cmp.Or(p.Protocol, defaultProtocol)}
 	switch {
@@ -485,14 +485,15 @@ func (w *worldMaker) servicePort(m *manifest, doc *document, at string, p servic
 			doc.fault(at+".targetPort", p.TargetPort.IntVal, "", "%d is not a port number from 1 to 65535", p.TargetPort.IntVal)
 			return out, false
 		}
-		out.TargetPort = uint16(p.TargetPort.IntVal)
+		out.TargetPort = p.TargetPort
 	default:
-		out.TargetPort = p.Port
+		out.TargetPort = intstr.FromInt32(int32(p.Port))
 	}
 	if name == "" {
+		number := uint16(out.TargetPort.IntVal)
 		for _, pod := range backends {
-			if !slices.ContainsFunc(pod.Ports, func(l Port) bool { return l.Port == out.TargetPort && l.Protocol == out.Protocol }) {
-				pod.Ports = append(pod.Ports, Port{Port: out.TargetPort, Protocol: out.Protocol})
+			if !slices.ContainsFunc(pod.Ports, func(l Port) bool { return l.Port == number && l.Protocol == out.Protocol }) {
+				pod.Ports = append(pod.Ports, Port{Port: number, Protocol: out.Protocol})
 			}
 		}
 		return out, true
@@ -503,11 +504,7 @@ func (w *worldMaker) servicePort(m *manifest, doc *document, at string, p servic
 			w.omit(m, "its port %s is left out: pod %s has no %s port named %s", FormatPort(out.Protocol, out.Port), pod.Name, out.Protocol, name)
 			return out, false
 		}
-		if out.TargetPort != 0 && out.TargetPort != pod.Ports[i].Port {
-			w.omit(m, "its port %s is left out: %s is a different number from pod to pod", FormatPort(out.Protocol, out.Port), name)
-			return out, false
-		}
-		out.TargetPort = pod.Ports[i].Port
 	}
+	out.TargetPort = p.TargetPort
 	return out, true
 }

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/util/intstr"
-
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
@@ -197,7 +195,7 @@ func servicesOf(s *scenarios.Scenario) []manifest.Service {
 	for _, svc := range s.World.Services {
 		made := manifest.Service{Namespace: svc.Namespace, Name: svc.Name, Selector: svc.Selector}
 		for _, p := range svc.Ports {
-			made.Ports = append(made.Ports, manifest.ServicePort{Protocol: p.Protocol, Port: p.Port, Target: intstr.FromInt32(int32(p.TargetPort))})
+			made.Ports = append(made.Ports, manifest.ServicePort{Protocol: p.Protocol, Port: p.Port, Target: p.TargetPort})
 		}
 		out = append(out, made)
 	}

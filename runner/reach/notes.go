@@ -27,7 +27,7 @@ type Note struct {
 	// Reference is the address of the text it rests on.
 	Reference string `json:"reference"`
 	// Scenario is the name of the shipped scenario that shows it on a cluster; empty while the scenario language has no words for it
-	// (hostNetwork pods, nodes, ClusterNetworkPolicy).
+	// (ClusterNetworkPolicy).
 	Scenario string `json:"scenario,omitempty"`
 }
 
@@ -56,6 +56,7 @@ func Notes() []Note {
 			ID:        NoteHostNetwork,
 			Open:      "a CNI may or may not tell a hostNetwork pod from its node",
 			Taken:     "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
+			Scenario:  "host-pods-are-not-selected",
 			Reference: hostNetworkPart,
 		},
 		{
@@ -68,6 +69,7 @@ func Notes() []Note {
 			ID:        NoteLocalNode,
 			Open:      "traffic to and from the node where a pod runs is always allowed; whether a hostNetwork pod there counts as the node is left open",
 			Taken:     "it does: ingress from it is allowed whatever the policies say",
+			Scenario:  "local-node-always-reaches",
 			Reference: hostNetworkPart,
 		},
 		{

@@ -154,6 +154,8 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 					fmt.Fprintf(a.out, "  step %q: apply policy %s/%s\n", step.Name, c.Apply.Spec.Namespace, c.Apply.Spec.Name)
 				case c.Delete != "":
 					fmt.Fprintf(a.out, "  step %q: delete policy %s\n", step.Name, c.Delete)
+				case c.Remake != nil:
+					fmt.Fprintf(a.out, "  step %q: %s\n", step.Name, remakeWords(*c.Remake))
 				case c.Relabel != nil:
 					fmt.Fprintf(a.out, "  step %q: relabel %s/%s\n", step.Name, c.Relabel.Namespace, c.Relabel.Pod)
 				}
@@ -162,4 +164,17 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 		a.printPlan(p)
 	}
 	return nil
+}
+
+// remakeWords is a change of a pod in words.
+func remakeWords(r plan.Remake) string {
+	pod := r.Namespace + "/" + r.Pod
+	switch {
+	case r.Gone:
+		return "remove pod " + pod
+	case r.Place != "":
+		return fmt.Sprintf("make pod %s again on node %s", pod, r.Place)
+	default:
+		return "make pod " + pod + " again"
+	}
 }

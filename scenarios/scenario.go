@@ -231,7 +231,8 @@ type Relabel struct {
 // itself, or to a Service that it stands behind) is covered only by an entry that names both ends in full: no policy can keep a pod
 // from itself, so neither an asterisk nor Exhaustive means it.
 type Expect struct {
-	// Exhaustive means: and every planned attempt that no entry names is denied.
+	// Exhaustive means: and every planned attempt that no entry names is denied, as far as it can be judged: not where a pod is gone, or
+	// where the API leaves open what a CNI does.
 	Exhaustive bool   `json:"exhaustive,omitempty"`
 	Allow      []Rule `json:"allow,omitempty"`
 	Deny       []Rule `json:"deny,omitempty"`

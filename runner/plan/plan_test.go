@@ -443,7 +443,7 @@ func TestPlanningTwiceGivesTheSame(t *testing.T) {
 }
 
 func TestKindsReadBackWhatTheyWrite(t *testing.T) {
-	for k := plan.KindUnknown; k <= plan.Lookup; k++ {
+	for k := plan.KindUnknown; k <= plan.NodePort; k++ {
 		b, err := k.MarshalText()
 		var got plan.Kind
 		if err != nil || got.UnmarshalText(b) != nil || got != k {

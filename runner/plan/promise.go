@@ -36,6 +36,10 @@ func (b *builder) promises(step Step, path string, expect *scenarios.Expect, exp
 		if err := b.derive(engine, step, a, &promises[i]); err != nil {
 			b.faultf("%s: deriving %s: %w", path, a.ID, err)
 		}
+		// Exhaustive is about what nobody thought of. What cannot be judged is no promise of it.
+		if p := &promises[i]; p.Skip != "" && strings.HasSuffix(p.IntendedBy, exhaustiveField) {
+			p.Intended, p.IntendedBy = reach.Unknown, ""
+		}
 	}
 	return promises
 }

@@ -123,6 +123,8 @@ type Control struct {
 	Baseline OutcomeKind `json:"baseline"`
 	// BaselineFault is empty when the baseline was delivered by the right responder; else it says what happened.
 	BaselineFault string `json:"baselineFault,omitempty"`
+	// Instead says what proved the path in place of the baseline, which was of a pod that has been made again since, or of another backend.
+	Instead string `json:"instead,omitempty"`
 }
 
 // Observation is everything known about one attempt: facts only.

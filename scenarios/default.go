@@ -1,6 +1,9 @@
 package scenarios
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
 
 const (
 	defaultPort     = 80
@@ -35,10 +38,13 @@ func (w *World) setDefaults() {
 		}
 	}
 	for i := range w.Services {
+		if w.Services[i].Headless() {
+			w.Services[i].Lookup = true
+		}
 		for j := range w.Services[i].Ports {
 			port := &w.Services[i].Ports[j]
-			if port.TargetPort == 0 {
-				port.TargetPort = port.Port
+			if port.TargetPort == (intstr.IntOrString{}) {
+				port.TargetPort = intstr.FromInt32(int32(port.Port))
 			}
 			if port.Protocol == "" {
 				port.Protocol = defaultProtocol

@@ -274,8 +274,8 @@ func (l *loader) complete(doc *document, s *Scenario) *Scenario {
 
 // sharedWorld puts the world of the named file in place, and tells whether there was one.
 func (l *loader) sharedWorld(doc *document, s *Scenario) bool {
-	if s.World.Namespaces != nil || s.World.Services != nil || s.World.From != nil {
-		doc.fault("world", nil, "write the world out, or name a file", "file goes with neither namespaces nor services nor from")
+	if s.World.Namespaces != nil || s.World.Services != nil || s.World.From != nil || !s.World.Reach.empty() {
+		doc.fault("world", nil, "write the world out, or name a file", "file goes with neither namespaces nor services nor from nor reach")
 	}
 	name := l.tree.beside(doc.file, s.World.File)
 	l.used[name] = struct{}{}
@@ -345,6 +345,7 @@ func merged(derived, written World) World {
 		}
 	}
 	derived.Services = append(derived.Services, written.Services...)
+	derived.Reach = written.Reach
 	return derived
 }
 
@@ -359,7 +360,7 @@ func (l *loader) world(name string, documents []*yaml.Node) (World, map[string]P
 		l.sink.add(Fault{File: name, Line: documents[1].Line, Message: "holds more than one document", Hint: "one world per file"})
 	}
 	doc.checkName(name, "metadata.name", file.Metadata.Name)
-	world := World{Namespaces: file.Namespaces, Services: file.Services}
+	world := World{Namespaces: file.Namespaces, Services: file.Services, Reach: file.Reach}
 	world.setDefaults()
 	checkWorld(doc, "", world)
 	return world, doc.places("", world)

@@ -13,6 +13,7 @@ const (
 	servicePrefix = "service:"
 	lookups       = "dns"
 	lookupPrefix  = "dns:"
+	nodePrefix    = "node:"
 	// lookupPort is where a lookup goes, for rules that name ports.
 	lookupPort = "UDP/53"
 )
@@ -21,7 +22,7 @@ const (
 type Attempt struct {
 	// Source is "namespace/pod".
 	Source string
-	// Destination is "namespace/pod", "service:namespace/name", or "dns" with or without ":" and a name.
+	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", or "dns" with or without ":" and a name.
 	Destination string
 	// Port is "TCP/80"; for a Service its own port. For a lookup it does not matter.
 	Port string
@@ -58,6 +59,9 @@ func covers(pattern, end string) bool {
 	}
 	if isLookup(end) {
 		return false
+	}
+	if strings.HasPrefix(end, nodePrefix) {
+		return strings.HasPrefix(pattern, nodePrefix) && strings.HasPrefix(end, pattern+":")
 	}
 	if service, is := strings.CutPrefix(end, servicePrefix); is {
 		if pattern, is = strings.CutPrefix(pattern, servicePrefix); !is {

@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
@@ -73,8 +74,8 @@ type Reach struct {
 	Families []corev1.IPFamily `json:"families,omitempty"`
 	// ICMP also plans an echo request between each two pods. NetworkPolicy does not speak about ICMP (semantics note "icmp").
 	ICMP bool `json:"icmp,omitempty"`
-	// Nodes are places ("a", "b", …) whose node addresses are destinations, written "node:a", on the ports that the world's
-	// hostNetwork pods there listen on, and on the node ports of the world's Services.
+	// Nodes are places ("a", "b", …) whose node addresses are destinations: "node:a" on the ports that the world's hostNetwork pods
+	// there listen on, and "node:a:namespace/name" on the node ports of a Service of type NodePort, which go by the Service's own ports.
 	Nodes []string `json:"nodes,omitempty"`
 	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME".
 	Outside []OutsideHost `json:"outside,omitempty"`
@@ -121,7 +122,7 @@ type Pod struct {
 	// Node says where it runs: "" for anywhere, "a", "b", … for named places that are pairwise different nodes (a is the first
 	// schedulable node in name order).
 	Node string `json:"node,omitempty"`
-	// HostNetwork runs the pod in its node's network namespace. Its ports must then be unique on the node and above 1023.
+	// HostNetwork runs the pod in its node's network namespace. Its ports must then be unique on the node and from 1024 to 9999.
 	HostNetwork bool `json:"hostNetwork,omitempty"`
 }
 
@@ -134,13 +135,14 @@ type Port struct {
 	Protocol corev1.Protocol `json:"protocol,omitempty"`
 }
 
-// Service is a ClusterIP Service of the world.
+// Service is a Service of the world. One that selects no pod is made all the same: a step may give a pod its labels.
 type Service struct {
 	Name      string            `json:"name"`
 	Namespace string            `json:"namespace"`
 	Selector  map[string]string `json:"selector"`
 	Ports     []ServicePort     `json:"ports"`
-	// Lookup also plans a DNS attempt for the Service's name from every pod, each an attempt of its own.
+	// Lookup also plans a DNS attempt for the Service's name from every pod, each an attempt of its own. A headless Service, which has
+	// no address to attempt, is always looked up.
 	Lookup bool `json:"lookup,omitempty"`
 	// Type is ClusterIP or NodePort. Default: ClusterIP.
 	Type corev1.ServiceType `json:"type,omitempty"`
@@ -151,9 +153,9 @@ type Service struct {
 // ServicePort maps a Service port to the pods' port.
 type ServicePort struct {
 	Port uint16 `json:"port"`
-	// TargetPort is a number; default: Port.
-	TargetPort uint16          `json:"targetPort,omitempty"`
-	Protocol   corev1.Protocol `json:"protocol,omitempty"`
+	// TargetPort is a number, or the name of a port, which may be another number in each pod. Default: Port.
+	TargetPort intstr.IntOrString `json:"targetPort,omitzero"`
+	Protocol   corev1.Protocol    `json:"protocol,omitempty"`
 }
 
 // Policies are gathered from every source in this order: Inline, Files, Manifests.
@@ -211,9 +213,10 @@ type Step struct {
 	// Delete names policies in effect as Apply does; "*" stands for all of them.
 	Delete  []string  `json:"delete,omitempty"`
 	Relabel []Relabel `json:"relabel,omitempty"`
-	// Restart deletes pods ("namespace/pod") and makes them again as they are now; each comes back with a new address.
+	// Restart deletes pods ("namespace/pod") and makes them again as they are now, on the same node; each comes back with a new address,
+	// but for hostNetwork pods. Pods change after policies and labels: ${pod:…} in a policy of the same step is the address before.
 	Restart []string `json:"restart,omitempty"`
-	// Move makes pods again on another node.
+	// Move makes pods again on another node. The world must say where they are.
 	Move []Move `json:"move,omitempty"`
 	// Scale removes pods, or brings back removed ones.
 	Scale  []Scale `json:"scale,omitempty"`
@@ -249,7 +252,8 @@ type Relabel struct {
 // itself, or to a Service that it stands behind) is covered only by an entry that names both ends in full: no policy can keep a pod
 // from itself, so neither an asterisk nor Exhaustive means it.
 type Expect struct {
-	// Exhaustive means: and every planned attempt that no entry names is denied.
+	// Exhaustive means: and every planned attempt that no entry names is denied, as far as it can be judged: not where a pod is gone, or
+	// where the API leaves open what a CNI does.
 	Exhaustive bool   `json:"exhaustive,omitempty"`
 	Allow      []Rule `json:"allow,omitempty"`
 	Deny       []Rule `json:"deny,omitempty"`
@@ -259,8 +263,9 @@ type Expect struct {
 type Rule struct {
 	// From lists "namespace/pod", "namespace/*" or "*" for every pod.
 	From []string `json:"from"`
-	// To lists the same, the same after "service:" for Services, and "dns" for the lookups of Services' names.
+	// To lists the same, the same after "service:" for Services, "dns" for the lookups of Services' names, "node:a" for all that is
+	// attempted at a node's address, and "node:a:namespace/name" for one Service's node ports.
 	To []string `json:"to"`
-	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, a lookup by UDP/53.
+	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, at a node too, a lookup by UDP/53.
 	Ports []string `json:"ports,omitempty"`
 }

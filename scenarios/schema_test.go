@@ -61,6 +61,10 @@ func constraints() map[string]node {
 		"ClusterNetworkPolicyPortRange.Start":    {"minimum": 1, "maximum": 65535},
 		"ClusterNetworkPolicyPortRange.End":      {"minimum": 1, "maximum": 65535},
 		"LabelSelectorRequirement.Operator":      {"enum": []any{"In", "NotIn", "Exists", "DoesNotExist"}},
+		"Service.Type":                           {"enum": []any{"ClusterIP", "NodePort"}},
+		"Service.ClusterIP":                      {"enum": []any{"None"}},
+		"Move.Node":                              {"pattern": "^[a-z]$"},
+		"Scale.Replicas":                         {"minimum": 0, "maximum": 1},
 	}
 }
 

@@ -27,6 +27,7 @@ type checker struct {
 	// services are the destinations that rules name with "service:", in the world's order, and backends the pods behind each.
 	services []string
 	backends map[string][]string
+	nodes    []string // destinations that rules name with "node:"; backends has the pods that answer there
 }
 
 func (c *checker) check() {
@@ -57,16 +58,49 @@ func (c *checker) survey() {
 		}
 	}
 	for _, s := range c.scenario.World.Services {
+		if s.Headless() {
+			c.resolves = true
+			continue // it has no address to attempt
+		}
 		name := servicePrefix + s.Namespace + "/" + s.Name
 		c.services = append(c.services, name)
 		c.backends[name] = c.scenario.World.Backends(s)
+		c.resolves = c.resolves || s.Lookup
 		for _, p := range s.Ports {
 			c.listening[name] = append(c.listening[name], FormatPort(p.Protocol, p.Port))
 		}
-		c.resolves = c.resolves || s.Lookup
 	}
+	c.surveyNodes()
 	if c.resolves {
 		c.listening[lookups] = []string{lookupPort}
+	}
+}
+
+func (c *checker) surveyNodes() {
+	w := c.scenario.World
+	for _, place := range w.Reach.Nodes {
+		name := nodePrefix + place
+		for _, pod := range w.NodePods(place) {
+			p, _ := w.Pod(pod)
+			c.backends[name] = append(c.backends[name], pod)
+			for _, l := range p.Ports {
+				c.listening[name] = append(c.listening[name], FormatPort(l.Protocol, l.Port))
+			}
+		}
+		if len(c.listening[name]) > 0 {
+			c.nodes = append(c.nodes, name)
+		}
+		for _, s := range w.Services {
+			if !s.OnNodes() {
+				continue
+			}
+			at := name + ":" + s.Namespace + "/" + s.Name
+			c.nodes = append(c.nodes, at)
+			c.backends[at] = w.Backends(s)
+			for _, p := range s.Ports {
+				c.listening[at] = append(c.listening[at], FormatPort(p.Protocol, p.Port))
+			}
+		}
 	}
 }
 
@@ -139,6 +173,7 @@ func (c *checker) checkSteps(known []string) {
 	inEffect := map[string]struct{}{}
 	applied := map[string]struct{}{}
 	names := map[string]struct{}{}
+	pods := newPopulation(c.scenario.World)
 	for i, s := range c.scenario.Steps {
 		at := item("steps", i)
 		if s.Name == "" {
@@ -166,6 +201,7 @@ func (c *checker) checkSteps(known []string) {
 		for j, r := range s.Relabel {
 			c.checkRelabel(item(at+".relabel", j), r)
 		}
+		c.checkPodChanges(at, s, pods)
 	}
 	for i, p := range c.policies {
 		name := p.Spec.Namespace + "/" + p.Spec.Name
@@ -283,7 +319,7 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			c.fault(one.at+".from", nil, `"*" is every pod`, "is missing")
 		}
 		for j, p := range r.From {
-			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || p == lookups {
+			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || strings.HasPrefix(p, nodePrefix) || p == lookups {
 				c.fault(at, p, "a source is a pod", "%s is no source", p)
 			} else {
 				one.from = append(one.from, c.expand(at, p)...)
@@ -313,6 +349,13 @@ func (c *checker) expand(at, pattern string) []string {
 		out := covered(pattern, c.services)
 		if len(out) == 0 {
 			c.fault(at, pattern, "Services are named service:namespace/name", "the world has no Service %s", strings.TrimPrefix(pattern, servicePrefix))
+		}
+		return out
+	}
+	if strings.HasPrefix(pattern, nodePrefix) {
+		out := covered(pattern, c.nodes)
+		if len(out) == 0 {
+			c.fault(at, pattern, "nodes are named in world.reach.nodes", "nothing of the world is attempted at %s", pattern)
 		}
 		return out
 	}

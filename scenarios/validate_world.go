@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -39,7 +40,9 @@ func checkWorld(d *document, at string, w World) {
 		}
 		d.checkPods(nsAt, ns)
 	}
+	d.checkHostPorts(at, w)
 	d.checkServices(at, w)
+	d.checkReach(child(at, "reach"), w)
 }
 
 func (d *document) checkPods(at string, ns Namespace) {
@@ -132,10 +135,8 @@ func (d *document) checkServices(at string, w World) {
 			d.fault(svcAt+".selector", nil, "the labels of the pods behind the Service", "is missing")
 			continue
 		}
+		d.checkServiceType(svcAt, s)
 		d.labels(svcAt+".selector", s.Selector)
-		if len(w.Backends(s)) == 0 {
-			d.fault(svcAt+".selector", nil, "", "no pod of namespace %s has these labels", s.Namespace)
-		}
 		d.checkServicePorts(svcAt, w, s)
 	}
 }
@@ -156,24 +157,106 @@ func (d *document) checkServicePorts(at string, w World, s Service) {
 			d.fault(portAt+".port", number, "", "%s is given twice", number)
 		}
 		numbers[number] = struct{}{}
+		if !d.targetPort(portAt+".targetPort", p.TargetPort) {
+			continue
+		}
 		for _, backend := range w.Backends(s) {
-			if !w.listens(backend, p.Protocol, p.TargetPort) {
-				target := FormatPort(p.Protocol, p.TargetPort)
-				d.fault(portAt+".targetPort", p.TargetPort, "add the port to the pod", "pod %s behind the Service does not listen on %s", backend, target)
+			pod, _ := w.Pod(backend)
+			if _, listens := p.On(pod); !listens {
+				d.fault(portAt+".targetPort", p.TargetPort.String(), "add the port to the pod", "pod %s behind the Service does not listen on %s/%s",
+					backend, p.Protocol, p.TargetPort.String())
 			}
 		}
 	}
 }
 
-// listens tells whether a pod ("namespace/pod") has the port.
-func (w World) listens(pod string, protocol corev1.Protocol, port uint16) bool {
-	for _, ns := range w.Namespaces {
-		for _, p := range ns.Pods {
-			if ns.Name+"/"+p.Name != pod {
+// targetPort tells whether a Service's target is a port number or a port name, and records a fault if it is neither.
+func (d *document) targetPort(at string, p intstr.IntOrString) bool {
+	msgs := validation.IsValidPortNum(p.IntValue())
+	if p.Type == intstr.String {
+		msgs = validation.IsValidPortName(p.StrVal)
+	}
+	for _, msg := range msgs {
+		d.fault(at, p.String(), "a number from 1 to 65535, or the name of a port of the pods", "%q: %s", p.String(), msg)
+	}
+	return len(msgs) == 0
+}
+
+func (d *document) checkServiceType(at string, s Service) {
+	switch s.Type {
+	case "", corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort:
+	default:
+		d.fault(at+".type", s.Type, "ClusterIP or NodePort", "%q is not a type that can be attempted", s.Type)
+	}
+	switch {
+	case s.ClusterIP != "" && !s.Headless():
+		d.fault(at+".clusterIP", s.ClusterIP, "leave it out, or write None for a headless Service", "%q: the cluster gives a Service its address", s.ClusterIP)
+	case s.Headless() && s.OnNodes():
+		d.fault(at+".clusterIP", s.ClusterIP, "drop one of them", "a headless Service cannot be of type NodePort")
+	}
+}
+
+// What a hostNetwork pod may listen on: what an unprivileged process may bind, below the ports of kubelet and control plane (10248–10259)
+// and of the probes themselves, whose agents and source ports lie above these.
+const (
+	firstHostPort = 1024
+	lastHostPort  = 9999
+)
+
+// checkHostPorts holds the ports of hostNetwork pods to what a node has free, and to one listener each. Two pods that may run on the same
+// node, because one of them names none, count as on one.
+func (d *document) checkHostPorts(at string, w World) {
+	type listener struct{ pod, node, port string }
+	var taken []listener
+	for i, ns := range w.Namespaces {
+		for j, pod := range ns.Pods {
+			if !pod.HostNetwork {
 				continue
 			}
-			return slices.ContainsFunc(p.Ports, func(l Port) bool { return l.Protocol == protocol && l.Port == port })
+			podAt := item(item(child(at, "namespaces"), i)+".pods", j)
+			for k, p := range pod.Ports {
+				portAt := item(podAt+".ports", k) + ".port"
+				if p.Port != 0 && (p.Port < firstHostPort || p.Port > lastHostPort) {
+					d.fault(portAt, p.Port, "write ports with numbers from 1024 to 9999", "%d is not free for a hostNetwork pod", p.Port)
+					continue
+				}
+				l := listener{ns.Name + "/" + pod.Name, pod.Node, FormatPort(p.Protocol, p.Port)}
+				n := slices.IndexFunc(taken, func(o listener) bool {
+					return o.pod != l.pod && o.port == l.port && (o.node == l.node || o.node == "" || l.node == "")
+				})
+				if n >= 0 {
+					d.fault(portAt, l.port, "give them different ports, or different nodes", "%s is taken by the hostNetwork pod %s, which may be on the same node", l.port, taken[n].pod)
+				}
+				taken = append(taken, l)
+			}
 		}
 	}
-	return false
+}
+
+// checkReach validates what pods attempt beyond pods and Services.
+func (d *document) checkReach(at string, w World) {
+	onNodes := slices.ContainsFunc(w.Services, Service.OnNodes)
+	for i, place := range w.Reach.Nodes {
+		nodeAt := item(at+".nodes", i)
+		switch {
+		case !nodeForm.MatchString(place):
+			d.fault(nodeAt, place, "a, b, c … are pairwise different nodes", "%q is not one lower-case letter", place)
+		case slices.Index(w.Reach.Nodes, place) < i:
+			d.fault(nodeAt, place, "", "node %s is given twice", place)
+		case !onNodes && len(w.NodePods(place)) == 0:
+			d.fault(nodeAt, place, "put a hostNetwork pod there, or give a Service the type NodePort", "nothing of the world is attempted at node %s", place)
+		}
+	}
+	for name, written := range map[string]bool{
+		"families": w.Reach.Families != nil, "icmp": w.Reach.ICMP, "outside": w.Reach.Outside != nil,
+	} {
+		if written {
+			d.fault(at+"."+name, nil, "leave it out", "is not supported yet")
+		}
+	}
+}
+
+// empty tells whether nothing of it is written.
+func (r Reach) empty() bool {
+	return r.Families == nil && !r.ICMP && r.Nodes == nil && r.Outside == nil
 }

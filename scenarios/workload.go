@@ -297,19 +297,18 @@ func (n *Namespace) behind(selector map[string]string) []*Pod {
 }
 
 // servicePort resolves one port. A number that the backends do not declare becomes one of theirs, since a declaration is only for the reader
-// (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports); a name must lead to the same number everywhere.
+// (https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#ports); a name must be known to every backend.
 func (w *worldMaker) servicePort(m *manifest, p servicePort, backends []*Pod) (ServicePort, bool) {
-	out := ServicePort{Port: p.Port, Protocol: p.Protocol}
+	out := ServicePort{Port: p.Port, TargetPort: p.TargetPort, Protocol: p.Protocol}
 	name := ""
 	if p.TargetPort.Type == intstr.String {
 		name = p.TargetPort.StrVal
-	} else {
-		out.TargetPort = uint16(p.TargetPort.IntVal)
 	}
 	if name == "" {
+		number := uint16(out.TargetPort.IntVal)
 		for _, pod := range backends {
-			if !slices.ContainsFunc(pod.Ports, func(l Port) bool { return l.Port == out.TargetPort && l.Protocol == out.Protocol }) {
-				pod.Ports = append(pod.Ports, Port{Port: out.TargetPort, Protocol: out.Protocol})
+			if !slices.ContainsFunc(pod.Ports, func(l Port) bool { return l.Port == number && l.Protocol == out.Protocol }) {
+				pod.Ports = append(pod.Ports, Port{Port: number, Protocol: out.Protocol})
 			}
 		}
 		return out, true
@@ -320,11 +319,6 @@ func (w *worldMaker) servicePort(m *manifest, p servicePort, backends []*Pod) (S
 			w.omit(m, "its port %s is left out: pod %s has no %s port named %s", FormatPort(out.Protocol, out.Port), pod.Name, out.Protocol, name)
 			return out, false
 		}
-		if out.TargetPort != 0 && out.TargetPort != pod.Ports[i].Port {
-			w.omit(m, "its port %s is left out: %s is a different number from pod to pod", FormatPort(out.Protocol, out.Port), name)
-			return out, false
-		}
-		out.TargetPort = pod.Ports[i].Port
 	}
 	return out, true
 }

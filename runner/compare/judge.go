@@ -25,7 +25,7 @@ func Judge(p plan.Planned, promise plan.Promise, o probes.Observation) Judgement
 	j := Judgement{Attempt: p, Promise: promise, Facts: o}
 	if promise.Backends != nil {
 		p.Responders = promise.Backends
-		if o.Control.BaselineFault == "" {
+		if o.Control.BaselineFault == "" && o.Control.Instead == "" {
 			o.Control.BaselineFault = "it reached other backends: labels have changed them since"
 		}
 	}

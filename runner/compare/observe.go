@@ -71,8 +71,10 @@ func proofTable() []row {
 		{kind(probes.Reset), Missing, reach.Unknown, says("a handshake finished and was reset before the token arrived: a proxy or a dying listener, not a policy's drop")},
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Self() }, Missing, reach.Unknown,
 			says("refused inside the pod's own network stack, although its listener answered its own checks")},
-		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Kind == plan.ClusterIP }, Missing, reach.Unknown,
-			says("refused at a ClusterIP: a Service without ready endpoints refuses in the same way, so this proves no policy; the attempts to its pods do")},
+		{func(r reading) bool {
+			return r.Outcome.Kind == probes.Refused && (r.planned.Kind == plan.ClusterIP || r.planned.Kind == plan.NodePort)
+		}, Missing, reach.Unknown,
+			says("refused at a Service's address: a Service without ready endpoints refuses in the same way, so this proves no policy; the attempts to its pods do")},
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Kind == plan.Lookup }, Missing, reach.Unknown,
 			says("the lookup was refused: a resolver that is not running refuses in the same way")},
 		{kind(probes.Refused), Rejected, reach.Deny, func(r reading) string {
@@ -112,7 +114,7 @@ func read(o probes.Observation, p plan.Planned) reading {
 	}
 	if o.Outcome.Kind == probes.Replied {
 		if p.Kind == plan.Lookup {
-			r.answered = onlyAnswer(o.Outcome.Addresses, p.Answer)
+			r.answered = rightAnswers(o.Outcome.Addresses, p.Answers)
 		} else {
 			r.answered = slices.Contains(p.Responders, o.Outcome.Responder)
 		}
@@ -120,17 +122,30 @@ func read(o probes.Observation, p plan.Planned) reading {
 	return r
 }
 
-// onlyAnswer tells whether want is among the addresses and no other of its family is.
-func onlyAnswer(addresses []netip.Addr, want netip.Addr) bool {
-	return slices.Contains(addresses, want) &&
-		!slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == want.Is4() && a != want })
+// rightAnswers tells whether all of want are among the addresses and no other of their families is.
+func rightAnswers(addresses, want []netip.Addr) bool {
+	for _, w := range want {
+		if !slices.Contains(addresses, w) || slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == w.Is4() && !slices.Contains(want, a) }) {
+			return false
+		}
+	}
+	return len(want) > 0
+}
+
+// addressWords are addresses as a sentence has them.
+func addressWords(addresses []netip.Addr) string {
+	words := make([]string, len(addresses))
+	for i, a := range addresses {
+		words[i] = a.String()
+	}
+	return strings.Join(words, " and ")
 }
 
 func (r reading) arrived() bool { return len(r.here) > 0 }
 
 // baselined tells whether the same attempt was delivered before any policy was there.
 func (r reading) baselined() bool {
-	return r.Control.BaselineFault == "" && r.Control.Baseline == probes.Replied
+	return r.Control.BaselineFault == "" && (r.Control.Baseline == probes.Replied || r.Control.Instead != "")
 }
 
 // prohibited tells whether the kernel error is one that a policy on the way makes. EPERM and EACCES are made on the source's
@@ -194,7 +209,7 @@ func roundTime(d time.Duration) time.Duration {
 func (r reading) deliveredWords() string {
 	words := fmt.Sprintf("%s answered%s", r.Outcome.Responder, r.after())
 	if r.planned.Kind == plan.Lookup {
-		words = fmt.Sprintf("resolved to %s%s", r.planned.Answer, r.after())
+		words = fmt.Sprintf("resolved to %s%s", addressWords(r.planned.Answers), r.after())
 	}
 	return words + r.duplicateWords() + r.strayWords()
 }
@@ -231,7 +246,7 @@ func (r reading) wrongAnswerWords() string {
 	case r.planned.Kind == plan.Lookup && len(r.Outcome.Addresses) == 0:
 		return strings.TrimSuffix("the lookup was answered without an address: "+r.Outcome.Detail, ": ")
 	case r.planned.Kind == plan.Lookup:
-		return fmt.Sprintf("the lookup was answered with %v instead of %s", r.Outcome.Addresses, r.planned.Answer)
+		return fmt.Sprintf("the lookup was answered with %v instead of %s", r.Outcome.Addresses, addressWords(r.planned.Answers))
 	case r.Outcome.Responder == "":
 		return "a reply came back without an identity"
 	default:
@@ -258,6 +273,9 @@ func (r reading) baselineWords() string {
 func (r reading) silentWords() string {
 	if r.planned.Kind == plan.Lookup {
 		return fmt.Sprintf("no answer%s; the same lookup was answered before the policies", r.after())
+	}
+	if instead := r.Control.Instead; instead != "" {
+		return fmt.Sprintf("no reply%s and no arrival; both agents were alive, and the path was proven by others: %s", r.after(), instead)
 	}
 	return fmt.Sprintf("no reply%s and no arrival; both agents were alive and the path was open before the policies", r.after())
 }

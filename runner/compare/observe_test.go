@@ -23,7 +23,7 @@ var (
 	toPod     = plan.Planned{ID: "x/a>y/b:TCP/80", Source: "x/a", Destination: "y/b", Kind: plan.PodIP, Protocol: probes.TCP, Port: 80, Responders: []string{"y/b"}}
 	toSelf    = plan.Planned{ID: "x/a>x/a:TCP/80", Source: "x/a", Destination: "x/a", Kind: plan.PodIP, Protocol: probes.TCP, Port: 80, Responders: []string{"x/a"}}
 	toService = plan.Planned{ID: "x/a>service:y/web:TCP/80", Source: "x/a", Destination: "service:y/web", Kind: plan.ClusterIP, Protocol: probes.TCP, Port: 80, Responders: []string{"y/b", "y/c"}}
-	toName    = plan.Planned{ID: "x/a>dns:web.y", Source: "x/a", Destination: "dns:web.y", Kind: plan.Lookup, Protocol: probes.DNS, Answer: answer}
+	toName    = plan.Planned{ID: "x/a>dns:web.y", Source: "x/a", Destination: "dns:web.y", Kind: plan.Lookup, Protocol: probes.DNS, Answers: []netip.Addr{answer}}
 )
 
 // proven is a control in which nothing is missing.
@@ -204,7 +204,7 @@ func fill(o *probes.Observation, p plan.Planned, reply string) {
 	}
 	switch {
 	case p.Kind == plan.Lookup && reply == "right":
-		o.Outcome.Addresses = []netip.Addr{p.Answer}
+		o.Outcome.Addresses = []netip.Addr{p.Answers[0]}
 	case p.Kind == plan.Lookup && reply != "":
 		o.Outcome.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	case reply == "right":

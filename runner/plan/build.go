@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
@@ -26,11 +27,35 @@ const (
 
 // Build plans every attempt and every step of s for the cluster that f describes. All faults are reported at once, each with its
 // field: facts that are missing, steps that name policies which are not there, intent that contradicts itself or names no attempt.
-func Build(s *scenarios.Scenario, f Facts) (*Plan, error) {
-	b := builder{scenario: s, facts: f, names: newNames(s.World, f.Prefix)}
+//
+// A step that changes pods gives them addresses that nobody knows before. Its promises and those of later steps, and the attempts, are
+// those of the old addresses until [Plan.Renew]; where facts are invented, so are the new addresses.
+func Build(s *scenarios.Scenario, f Facts) (*Plan, error) { return build(s, f, nil) }
+
+// Renew is p with the facts since a step changed pods: attempts go to the addresses of now, policies that were applied before keep the
+// addresses of then. Attempts and steps are the same and in the same order.
+func (p *Plan) Renew(step int, f Facts) (*Plan, error) {
+	later := map[int]Facts{step: f}
+	for i, known := range p.later {
+		if i != step {
+			later[i] = known
+		}
+	}
+	renewed, err := build(p.Scenario, p.facts, later)
+	if err != nil || p.only == "" {
+		return renewed, err
+	}
+	return renewed.Only(p.only)
+}
+
+func build(s *scenarios.Scenario, f Facts, later map[int]Facts) (*Plan, error) {
+	b := builder{scenario: s, facts: f, later: later, names: newNames(s.World, f.Prefix)}
 	b.checkFacts()
 	if len(b.faults) == 0 {
+		b.rememberAnswers()
+		b.facts = b.latest()
 		b.planAttempts()
+		b.facts = f
 	}
 	var steps []Step
 	if len(b.faults) == 0 {
@@ -39,7 +64,7 @@ func Build(s *scenarios.Scenario, f Facts) (*Plan, error) {
 	if err := errors.Join(b.faults...); err != nil {
 		return nil, fmt.Errorf("planning scenario %s: %w", s.Metadata.Name, err)
 	}
-	p := &Plan{Scenario: s, Name: s.Metadata.Name, Invented: f.Invented, Steps: steps}
+	p := &Plan{Scenario: s, Name: s.Metadata.Name, Invented: f.Invented, Steps: steps, facts: f, later: later}
 	for _, a := range b.attempts {
 		p.Attempts = append(p.Attempts, a.Planned)
 	}
@@ -49,27 +74,39 @@ func Build(s *scenarios.Scenario, f Facts) (*Plan, error) {
 // builder gathers the parts of one plan and every fault met on the way.
 type builder struct {
 	scenario *scenarios.Scenario
-	facts    Facts
+	facts    Facts // as of the step that is being planned
+	later    map[int]Facts
 	names    names
 	attempts []attempt
 	faults   []error
+	spares   addresses // for pods made again, where facts are invented
+	// firstAnswers are what headless Services resolve to before the first step, by Service.
+	firstAnswers map[string][]netip.Addr
 }
 
-// attempt is a planned attempt with what the engine must be asked about it. Service is nil for a pod's own address.
+// attempt is a planned attempt with what the engine must be asked about it. Service is nil for the address of a pod or node.
 type attempt struct {
 	Planned
 	source  podName
 	pod     podName
 	service *scenarios.Service
-	// port and protocol are the ones policies see: after the Service's translation.
+	// target is the Service's port, which leads to a port of each backend. A pod and the resolver are asked on port instead.
+	target   scenarios.ServicePort
 	port     uint16
 	protocol corev1.Protocol
+	place    string // the node that a node's address belongs to
 }
 
 // podName is a pod's name as the scenario writes it.
 type podName struct{ namespace, name string }
 
 func (p podName) String() string { return p.namespace + "/" + p.name }
+
+// parsePod reads "namespace/pod".
+func parsePod(s string) podName {
+	namespace, name, _ := strings.Cut(s, "/")
+	return podName{namespace, name}
+}
 
 func (b *builder) faultf(format string, args ...any) {
 	b.faults = append(b.faults, fmt.Errorf(format, args...))
@@ -92,8 +129,18 @@ func (b *builder) checkFacts() {
 		}
 	}
 	for i, svc := range b.scenario.World.Services {
-		if !b.facts.Services[serviceKey(svc)].IsValid() {
+		if !svc.Headless() && !b.facts.Services[serviceKey(svc)].IsValid() {
 			b.faultf("world.services[%d]: the cluster gave no address for %s", i, serviceKey(svc))
+		}
+		for j, port := range servicePorts(&svc) {
+			if svc.OnNodes() && b.facts.NodePorts[nodePortKey(svc, port)] == 0 {
+				b.faultf("world.services[%d].ports[%d]: the cluster gave no node port for %s", i, j, nodePortKey(svc, port))
+			}
+		}
+	}
+	for i, place := range b.scenario.World.Reach.Nodes {
+		if len(b.nodeAt(place).Addresses) == 0 {
+			b.faultf("world.reach.nodes[%d]: the cluster has no node %s", i, place)
 		}
 	}
 }
@@ -106,6 +153,7 @@ func (b *builder) planAttempts() {
 			source := podName{ns.Name, pod.Name}
 			b.planPods(source)
 			b.planServices(source, initial)
+			b.planNodes(source, initial)
 			b.planLookups(source)
 		}
 	}
@@ -147,6 +195,9 @@ func (b *builder) planPods(source podName) {
 func (b *builder) planServices(source podName, initial reach.World) {
 	for i := range b.scenario.World.Services {
 		svc := &b.scenario.World.Services[i]
+		if svc.Headless() {
+			continue // no address: its name leads to pods, which are attempted by themselves
+		}
 		backends := b.backends(initial, svc)
 		var nodes []string
 		for _, p := range backends {
@@ -167,7 +218,7 @@ func (b *builder) planServices(source podName, initial reach.World) {
 					Responders:  podStrings(backends),
 					SameNode:    b.sameNode(source, nodes...),
 				},
-				source: source, service: svc, port: port.TargetPort, protocol: port.Protocol,
+				source: source, service: svc, target: port, protocol: port.Protocol,
 			})
 		}
 	}
@@ -184,6 +235,10 @@ func (b *builder) planLookups(source podName) {
 		if !svc.Lookup {
 			continue
 		}
+		answers := []netip.Addr{b.facts.Services[serviceKey(*svc)]}
+		if svc.Headless() {
+			answers = b.firstAnswers[serviceKey(*svc)]
+		}
 		destination := fmt.Sprintf("dns:%s.%s", svc.Name, svc.Namespace)
 		b.attempts = append(b.attempts, attempt{
 			Planned: Planned{
@@ -194,11 +249,23 @@ func (b *builder) planLookups(source podName) {
 				Protocol:    probes.DNS,
 				// The final dot keeps the pod's search list out of it: one name, one question.
 				Name:     fmt.Sprintf("%s.%s.svc.%s.", svc.Name, b.names.namespace(svc.Namespace), strings.TrimSuffix(domain, ".")),
-				Answer:   b.facts.Services[serviceKey(*svc)],
+				Answers:  answers,
 				SameNode: b.sameNode(source, nodes...),
 			},
 			source: source, service: svc, port: resolverPort, protocol: corev1.ProtocolUDP,
 		})
+	}
+}
+
+// rememberAnswers notes what headless Services resolve to before the first step.
+func (b *builder) rememberAnswers() {
+	b.firstAnswers = map[string][]netip.Addr{}
+	initial := b.initialWorld()
+	for i := range b.scenario.World.Services {
+		svc := &b.scenario.World.Services[i]
+		for _, pod := range b.backends(initial, svc) {
+			b.firstAnswers[serviceKey(*svc)] = append(b.firstAnswers[serviceKey(*svc)], b.facts.Pods[pod.String()].IP)
+		}
 	}
 }
 
@@ -228,7 +295,9 @@ func servicePorts(s *scenarios.Service) []scenarios.ServicePort {
 	ports := slices.Clone(s.Ports)
 	for i := range ports {
 		ports[i].Protocol = cmp.Or(ports[i].Protocol, corev1.ProtocolTCP)
-		ports[i].TargetPort = cmp.Or(ports[i].TargetPort, ports[i].Port)
+		if ports[i].TargetPort == (intstr.IntOrString{}) {
+			ports[i].TargetPort = intstr.FromInt32(int32(ports[i].Port))
+		}
 	}
 	slices.SortStableFunc(ports, func(a, b scenarios.ServicePort) int {
 		return cmp.Or(cmp.Compare(probeProtocol(a.Protocol), probeProtocol(b.Protocol)), cmp.Compare(a.Port, b.Port))

@@ -8,8 +8,14 @@
 // the scenarios that can share one fixture.
 //
 // What is planned: every pod to every pod on each port it listens on, itself included; every pod to every port of every Service by
-// ClusterIP; and a name lookup from every pod for each Service that asks for it. A ClusterIP is judged on the Service's backends
-// and their ports, and a lookup on the resolver's pods, because policies are applied after the Service's address is translated.
+// ClusterIP; every node of the world's reach, on what hostNetwork pods there listen on and on node ports; and a name lookup from every pod
+// for each Service that asks for it. A ClusterIP is judged on the Service's backends and their ports, and a lookup on the resolver's
+// pods, because policies are applied after the Service's address is translated.
+//
+// Where a CNI may take a hostNetwork pod for a pod or for its node, or may see a call to a node port before or after its addresses are
+// rewritten, the verdict is derived in each of these views. If they differ the attempt is skipped, with the reason and the semantics note.
+//
+// A step that makes pods again gives them addresses that nobody knows before: [Plan.Renew] takes them over.
 //
 // Names. In the lab a world's namespaces are used as written. Elsewhere [Facts].Prefix is put before each of them, and before the
 // values with which a policy's namespaceSelector names one of them through kubernetes.io/metadata.name; a namespace outside

@@ -9,6 +9,9 @@ import (
 	"github.com/gapproof/gapproof/scenarios"
 )
 
+// exhaustiveField ends the path of the field that speaks for what no entry names.
+const exhaustiveField = ".exhaustive"
+
 // intended is one person's verdict on one attempt and the field that holds it.
 type intended struct {
 	verdict reach.Verdict
@@ -49,7 +52,7 @@ func (b *builder) intent(expect *scenarios.Expect, path string, w reach.World) [
 	if expect.Exhaustive {
 		for i, a := range b.attempts {
 			if in[i].verdict == reach.Unknown && !b.loopsBack(a, w) {
-				in[i] = intended{reach.Deny, path + ".exhaustive"}
+				in[i] = intended{reach.Deny, path + exhaustiveField}
 			}
 		}
 	}

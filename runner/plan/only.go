@@ -44,6 +44,7 @@ func (p *Plan) Only(id string) (*Plan, error) {
 		return nil, &UnknownAttemptError{Scenario: p.Name, ID: id, Nearest: p.nearest(id)}
 	}
 	only := *p
+	only.only = id
 	only.Attempts = p.Attempts[n : n+1 : n+1]
 	only.Steps = slices.Clone(p.Steps)
 	for i := range only.Steps {

@@ -14,7 +14,7 @@ import (
 
 // promises says what must hold for every attempt after step.
 func (b *builder) promises(step Step, path string, expect *scenarios.Expect, expectPath string) []Promise {
-	engine, err := reach.Compile(step.World, step.Policies, step.ClusterPolicies...)
+	engine, err := b.compile(step)
 	if err != nil {
 		b.faultf("%s: %w", path, err)
 		return nil
@@ -27,18 +27,28 @@ func (b *builder) promises(step Step, path string, expect *scenarios.Expect, exp
 		if err := b.derive(engine, step, a, &promises[i]); err != nil {
 			b.faultf("%s: deriving %s: %w", path, a.ID, err)
 		}
+		// Exhaustive is about what nobody thought of. What cannot be judged is no promise of it.
+		if p := &promises[i]; p.Skip != "" && strings.HasSuffix(p.IntendedBy, exhaustiveField) {
+			p.Intended, p.IntendedBy = reach.Unknown, ""
+		}
 	}
 	return promises
 }
 
 // derive fills Derived, Backends and Skip of the promise p for the attempt a.
-func (b *builder) derive(engine *reach.Engine, step Step, a attempt, p *Promise) error {
-	source := reach.Endpoint{Namespace: b.names.namespace(a.source.namespace), Pod: a.source.name}
-	var destinations []reach.Endpoint
+func (b *builder) derive(engine engines, step Step, a attempt, p *Promise) error {
+	source := b.endpoint(a.source)
+	var destinations []target
+	for _, end := range []podName{a.source, a.pod} {
+		if !b.there(step.World, end) {
+			p.Skip = fmt.Sprintf("%s is not there after this step", end)
+			return nil
+		}
+	}
 	switch a.Kind {
-	case PodIP:
-		destinations = append(destinations, reach.Endpoint{Namespace: b.names.namespace(a.pod.namespace), Pod: a.pod.name})
-	case ClusterIP:
+	case PodIP, NodeIP:
+		destinations = append(destinations, target{b.endpoint(a.pod), a.port})
+	case ClusterIP, NodePort:
 		backends := b.backends(step.World, a.service)
 		if names := podStrings(backends); !slices.Equal(names, a.Responders) {
 			p.Backends = names
@@ -48,15 +58,21 @@ func (b *builder) derive(engine *reach.Engine, step Step, a attempt, p *Promise)
 			return nil
 		}
 		for _, pod := range backends {
-			if !b.listens(pod, a) {
-				p.Skip = fmt.Sprintf("%s stands behind Service %s but does not listen on %s/%d", pod, serviceKey(*a.service), a.protocol, a.port)
+			written, _ := b.scenario.World.Pod(pod.String())
+			port, listens := a.target.On(written)
+			if !listens {
+				p.Skip = fmt.Sprintf("%s stands behind Service %s but does not listen on %s/%s", pod, serviceKey(*a.service), a.protocol, a.target.TargetPort.String())
 				return nil
 			}
-			destinations = append(destinations, reach.Endpoint{Namespace: b.names.namespace(pod.namespace), Pod: pod.name})
+			destinations = append(destinations, target{b.endpoint(pod), port})
 		}
 	case Lookup:
+		if a.service.Headless() && b.answersChanged(step.World, a) {
+			p.Skip = fmt.Sprintf("other pods stand behind the headless Service %s than at first, and a resolver may answer from its cache", serviceKey(*a.service))
+			return nil
+		}
 		for _, pod := range b.facts.Resolver.Pods {
-			destinations = append(destinations, reach.Endpoint{Namespace: pod.Namespace, Pod: pod.Name})
+			destinations = append(destinations, target{reach.Endpoint{Namespace: pod.Namespace, Pod: pod.Name}, a.port})
 		}
 		if len(destinations) == 0 {
 			p.Skip = "the cluster named no resolver pods to judge a lookup on"
@@ -67,22 +83,27 @@ func (b *builder) derive(engine *reach.Engine, step Step, a attempt, p *Promise)
 }
 
 // decide asks the engine about every destination and keeps what they have in common.
-func (b *builder) decide(engine *reach.Engine, step Step, a attempt, source reach.Endpoint, destinations []reach.Endpoint, p *Promise) error {
+func (b *builder) decide(engine engines, step Step, a attempt, source reach.Endpoint, destinations []target, p *Promise) error {
 	var allowed, denied []string
 	for i, to := range destinations {
-		d, err := engine.Decide(reach.Query{Source: source, Destination: to, Protocol: a.protocol, Port: a.port})
+		d, open, err := b.look(engine, step, a, source, to)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
 			p.Derived = d
 		}
-		name := to.Namespace + "/" + to.Pod
-		if d.Verdict == reach.Allow {
-			allowed = append(allowed, name)
-		} else {
-			denied = append(denied, name)
+		if open != "" && p.Skip == "" {
+			p.Skip = open
 		}
+		if d.Verdict == reach.Allow {
+			allowed = append(allowed, to.String())
+		} else {
+			denied = append(denied, to.String())
+		}
+	}
+	if p.Skip != "" {
+		return nil
 	}
 	if len(allowed) > 0 && len(denied) > 0 {
 		p.Derived = reach.Decision{Notes: []string{reach.NoteBackendsDiffer}}
@@ -94,7 +115,7 @@ func (b *builder) decide(engine *reach.Engine, step Step, a attempt, source reac
 	if slices.Contains(p.Derived.Notes, reach.NoteEqualPriority) && p.Intended == reach.Unknown && p.Skip == "" {
 		p.Skip = "two ClusterNetworkPolicies of one tier and one priority disagree: the API lets an implementation apply either"
 	}
-	if a.Kind == ClusterIP && slices.Contains(destinations, source) {
+	if a.service != nil && a.Kind != Lookup && slices.ContainsFunc(destinations, func(t target) bool { return t.Endpoint == source }) {
 		p.Derived.Notes = append(p.Derived.Notes, reach.NoteHairpin)
 		if p.Intended == reach.Unknown && p.Skip == "" && selected(step, source) {
 			p.Skip = fmt.Sprintf("%s stands behind the Service it calls and a policy selects it: the API does not say whether policies apply to such traffic", a.Source)
@@ -116,23 +137,6 @@ func (b *builder) backends(w reach.World, s *scenarios.Service) []podName {
 		}
 	}
 	return pods
-}
-
-// listens tells whether pod has the listener that a's Service leads to.
-func (b *builder) listens(pod podName, a attempt) bool {
-	for _, ns := range b.scenario.World.Namespaces {
-		for _, p := range ns.Pods {
-			if (podName{ns.Name, p.Name}) != pod {
-				continue
-			}
-			for _, port := range listening(p) {
-				if port.Port == a.port && port.Protocol == a.protocol {
-					return true
-				}
-			}
-		}
-	}
-	return false
 }
 
 // selected tells whether any policy in effect selects the pod e, for whichever direction.

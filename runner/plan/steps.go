@@ -25,6 +25,7 @@ type state struct {
 	world    reach.World
 	policies map[string]reach.Policy        // by "namespace/name"
 	cluster  map[string]reach.ClusterPolicy // by name
+	gone     map[string]bool                // pods of world that are not there, by "namespace/pod" of the scenario
 }
 
 // writtenSteps are the scenario's steps, or the one that stands for none.
@@ -49,7 +50,7 @@ func (b *builder) intentOf(step scenarios.Step, i, n int) (*scenarios.Expect, st
 
 // planSteps walks the steps in order: each starts from what the one before left.
 func (b *builder) planSteps() []Step {
-	st := state{world: b.initialWorld(), policies: map[string]reach.Policy{}, cluster: map[string]reach.ClusterPolicy{}}
+	st := state{world: b.initialWorld(), policies: map[string]reach.Policy{}, cluster: map[string]reach.ClusterPolicy{}, gone: map[string]bool{}}
 	written := b.writtenSteps()
 	var steps []Step
 	for i, w := range written {
@@ -60,7 +61,8 @@ func (b *builder) planSteps() []Step {
 		step.Changes = append(step.Changes, b.replace(&st, w, path)...)
 		step.Changes = append(step.Changes, b.remove(&st, w, path)...)
 		step.Changes = append(step.Changes, b.relabel(&st, w, path)...)
-		step.World = st.world
+		step.Changes = append(step.Changes, b.remake(&st, w, i)...)
+		step.World = b.present(st)
 		for _, key := range slices.Sorted(maps.Keys(st.policies)) {
 			step.Policies = append(step.Policies, st.policies[key])
 		}
@@ -252,7 +254,7 @@ func (b *builder) initialWorld() reach.World {
 			facts := b.facts.Pods[podName{ns.Name, pod.Name}.String()]
 			p := reach.Pod{
 				Namespace: name, Name: pod.Name, Labels: cloneLabels(pod.Labels),
-				IPs: []netip.Addr{facts.IP}, Node: facts.Node,
+				IPs: []netip.Addr{facts.IP}, Node: facts.Node, HostNetwork: pod.HostNetwork,
 			}
 			for _, port := range listening(pod) {
 				p.Ports = append(p.Ports, reach.Port{Name: port.Name, Protocol: port.Protocol, Port: port.Port})

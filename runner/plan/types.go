@@ -15,8 +15,13 @@ import (
 type Facts struct {
 	// Pods by "namespace/pod" as written in the scenario.
 	Pods map[string]PodFacts
-	// Services are ClusterIPs by "namespace/name" as written in the scenario.
+	// Services are ClusterIPs by "namespace/name" as written in the scenario; headless ones have none.
 	Services map[string]netip.Addr
+	// NodePorts are the numbers of node ports, by Service and its own port: "namespace/name:TCP/80".
+	NodePorts map[string]uint16
+	// Nodes by their names, and Places the names of the nodes that the scenario calls "a", "b", ….
+	Nodes  map[string]NodeFacts
+	Places map[string]string
 	// Resolver is the cluster's DNS: the pods behind its Service, with the labels of their namespace.
 	Resolver Resolver
 	// ClusterDomain is the DNS suffix, such as "cluster.local".
@@ -31,6 +36,12 @@ type Facts struct {
 type PodFacts struct {
 	IP   netip.Addr
 	Node string
+}
+
+// NodeFacts are a node's addresses.
+type NodeFacts struct {
+	// Addresses begin with the one that attempts go to; the others are those that its packets may carry as well, such as a tunnel's.
+	Addresses []netip.Addr
 }
 
 // Resolver is the cluster's DNS service as policies see it.
@@ -51,9 +62,13 @@ const (
 	ClusterIP
 	// Lookup resolves a Service's name; it is judged on the resolver's pods.
 	Lookup
+	// NodeIP goes to a node's address, where a hostNetwork pod listens.
+	NodeIP
+	// NodePort goes to a node's address and a Service's node port; it is judged on the Service's backends.
+	NodePort
 )
 
-var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup"}
+var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup", "nodeIP", "nodePort"}
 
 // String is the kind's name as reports print it.
 func (k Kind) String() string {
@@ -83,11 +98,12 @@ func (k *Kind) UnmarshalText(b []byte) error {
 
 // Planned is one attempt of a scenario, the same in every step.
 type Planned struct {
-	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>service:y/web:TCP/80", "x/a>dns:web.y".
+	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>service:y/web:TCP/80", "x/a>dns:web.y",
+	// "x/a>node:b:TCP/8080", "x/a>node:b:y/web:TCP/80" (a node port is named by the Service's own port, since its number is the cluster's).
 	// `gapproof run FILE --attempt ID` repeats just this one.
 	ID string `json:"id"`
-	// Source is "namespace/pod"; Destination is "namespace/pod", "service:namespace/name" or "dns:name.namespace", all as
-	// written in the scenario.
+	// Source is "namespace/pod"; Destination is "namespace/pod", "service:namespace/name", "node:place", "node:place:namespace/name" or
+	// "dns:name.namespace", all as written in the scenario.
 	Source      string          `json:"source"`
 	Destination string          `json:"destination"`
 	Kind        Kind            `json:"kind"`
@@ -99,8 +115,8 @@ type Planned struct {
 	// Responders are the identities ("namespace/pod" as in the scenario) that may answer: the pod, or every backend the Service
 	// has before the first step.
 	Responders []string `json:"responders,omitempty"`
-	// Answer is the address a Lookup must return.
-	Answer netip.Addr `json:"answer,omitzero"`
+	// Answers are the addresses a Lookup must return: the Service's, or for a headless one all its pods'.
+	Answers []netip.Addr `json:"answers,omitempty"`
 	// SameNode tells whether source and destination share a node; for Services: all backends do.
 	SameNode bool `json:"sameNode"`
 }
@@ -109,7 +125,7 @@ type Planned struct {
 func (p Planned) Self() bool { return p.Kind == PodIP && p.Source == p.Destination }
 
 // Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
-// world writes them; destinations likewise, pods before Services before lookups; TCP before UDP before SCTP.
+// world writes them; destinations likewise, pods before Services before nodes before lookups; TCP before UDP before SCTP.
 type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`
@@ -117,12 +133,16 @@ type Plan struct {
 	Invented bool      `json:"invented,omitempty"`
 	Attempts []Planned `json:"attempts"`
 	Steps    []Step    `json:"steps"`
+
+	facts Facts
+	later map[int]Facts // by step that changed pods: the facts since
+	only  string        // the ID that Only selected
 }
 
 // Step is one step with the state it leads to.
 type Step struct {
 	Name string `json:"name"`
-	// Changes are what to do in the cluster, in order: applies and replaces, deletes, relabels. Names are the cluster's
+	// Changes are what to do in the cluster, in order: applies and replaces, deletes, relabels, pods. Names are the cluster's
 	// (prefix applied, selectors on kubernetes.io/metadata.name rewritten).
 	Changes []Change `json:"changes"`
 	// World, Policies and ClusterPolicies are in effect after the changes, with the cluster's names.
@@ -145,6 +165,19 @@ type Change struct {
 	DeleteCluster string               `json:"deleteCluster,omitempty"`
 	// Relabel sets and removes labels.
 	Relabel *Relabel `json:"relabel,omitempty"`
+	// Remake changes whether, where and as which instance a pod is there.
+	Remake *Remake `json:"remake,omitempty"`
+}
+
+// Remake deletes a pod, if it is there, and makes it again unless it shall be gone.
+type Remake struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	// Labels are those it comes back with.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Place is where it goes, "a" or "b" …; empty for the node it was on.
+	Place string `json:"place,omitempty"`
+	Gone  bool   `json:"gone,omitempty"`
 }
 
 // Relabel sets (value) or removes (nil) labels. Pod is empty for the namespace itself.

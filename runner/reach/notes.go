@@ -84,6 +84,7 @@ func Notes() []Note {
 			ID: NoteHostNetwork, About: AboutConnection,
 			Open:      "a CNI may or may not tell a hostNetwork pod from its node",
 			Taken:     "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
+			Scenario:  "host-pods-are-not-selected",
 			Reference: hostNetworkPart,
 		},
 		{
@@ -96,6 +97,7 @@ func Notes() []Note {
 			ID: NoteLocalNode, About: AboutConnection,
 			Open:      "traffic to and from the node where a pod runs is always allowed; whether a hostNetwork pod there counts as the node is left open",
 			Taken:     "it does: ingress from it is allowed whatever the policies say",
+			Scenario:  "local-node-always-reaches",
 			Reference: hostNetworkPart,
 		},
 		{

@@ -59,6 +59,13 @@ func newColumn(a plan.Planned) column {
 	case plan.ClusterIP:
 		namespace, name, _ := strings.Cut(strings.TrimPrefix(a.Destination, "service:"), "/")
 		c.above, c.name = namespace, "svc:"+name
+	case plan.NodeIP:
+		c.name = a.Destination
+	case plan.NodePort:
+		rest := strings.TrimPrefix(a.Destination, "node:")
+		place, service, _ := strings.Cut(rest, ":")
+		namespace, name, _ := strings.Cut(service, "/")
+		c.above, c.name = namespace, "node:"+place+":"+name
 	case plan.Lookup:
 		name, namespace, _ := strings.Cut(strings.TrimPrefix(a.Destination, "dns:"), ".")
 		c.above, c.name = namespace, "dns:"+name

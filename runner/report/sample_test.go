@@ -168,7 +168,7 @@ func enforce(a plan.Planned, p plan.Promise, i int) probes.Observation {
 func deliver(a plan.Planned, o *probes.Observation) {
 	o.Outcome.Kind, o.Outcome.Took = probes.Replied, 1200*time.Microsecond
 	if a.Kind == plan.Lookup {
-		o.Outcome.Addresses = []netip.Addr{a.Answer}
+		o.Outcome.Addresses = a.Answers
 		return
 	}
 	o.Outcome.Responder = a.Responders[0]

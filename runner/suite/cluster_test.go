@@ -174,16 +174,7 @@ func (m *memory) Up(_ context.Context, w scenarios.World, _ Role) (World, error)
 	for _, ns := range w.Namespaces {
 		world.now.Namespaces = append(world.now.Namespaces, reach.Namespace{Name: ns.Name, Labels: maps.Clone(ns.Labels)})
 		for _, p := range ns.Pods {
-			m.nextIP++
-			ip := netip.AddrFrom4([4]byte{10, 0, byte(m.nextIP >> 8), byte(m.nextIP)})
-			pod := reach.Pod{Namespace: ns.Name, Name: p.Name, Labels: maps.Clone(p.Labels), IPs: []netip.Addr{ip}, Node: "node-1"}
-			for _, port := range p.Ports {
-				pod.Ports = append(pod.Ports, reach.Port{Name: port.Name, Protocol: port.Protocol, Port: port.Port})
-			}
-			world.now.Pods = append(world.now.Pods, pod)
-			name := ns.Name + "/" + p.Name
-			world.facts.Pods[name] = plan.PodFacts{IP: ip, Node: "node-1"}
-			world.agents[name] = &memoryAgent{m: m, name: name}
+			world.add(ns.Name+"/"+p.Name, maps.Clone(p.Labels))
 		}
 	}
 	m.worlds = append(m.worlds, world)
@@ -244,15 +235,52 @@ func (w *memoryWorld) Restore(context.Context) error {
 	for i, ns := range w.written.Namespaces {
 		w.now.Namespaces[i].Labels = maps.Clone(ns.Labels)
 	}
-	i := 0
+	w.now.Pods = slices.Clone(w.now.Pods)
 	for _, ns := range w.written.Namespaces {
 		for _, p := range ns.Pods {
+			i := slices.IndexFunc(w.now.Pods, func(o reach.Pod) bool { return o.Namespace == ns.Name && o.Name == p.Name })
+			if i < 0 {
+				w.add(ns.Name+"/"+p.Name, maps.Clone(p.Labels))
+				continue
+			}
 			w.now.Pods[i].Labels = maps.Clone(p.Labels)
-			i++
 		}
 	}
 	w.m.accept()
 	return nil
+}
+
+func (w *memoryWorld) Remake(_ context.Context, changes []plan.Remake) error {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	w.now.Pods = slices.Clone(w.now.Pods)
+	for _, r := range changes {
+		name := r.Namespace + "/" + r.Pod
+		w.now.Pods = slices.DeleteFunc(w.now.Pods, func(p reach.Pod) bool { return p.Namespace+"/"+p.Name == name })
+		delete(w.agents, name)
+		if r.Gone {
+			continue
+		}
+		w.add(name, maps.Clone(r.Labels))
+	}
+	w.m.accept()
+	return nil
+}
+
+// add makes a pod of the written world, with a new address. The caller holds the lock.
+func (w *memoryWorld) add(name string, labels map[string]string) {
+	p, _ := w.written.Pod(name)
+	namespace, _, _ := strings.Cut(name, "/")
+	w.m.nextIP++
+	ip := netip.AddrFrom4([4]byte{10, 0, byte(w.m.nextIP >> 8), byte(w.m.nextIP)})
+	pod := reach.Pod{Namespace: namespace, Name: p.Name, Labels: labels, IPs: []netip.Addr{ip}, Node: "node-1"}
+	for _, port := range p.Ports {
+		pod.Ports = append(pod.Ports, reach.Port{Name: port.Name, Protocol: port.Protocol, Port: port.Port})
+	}
+	w.now.Pods = append(w.now.Pods, pod)
+	w.facts.Pods = maps.Clone(w.facts.Pods)
+	w.facts.Pods[name] = plan.PodFacts{IP: ip, Node: "node-1"}
+	w.agents[name] = &memoryAgent{m: w.m, name: name}
 }
 
 func (w *memoryWorld) Close(context.Context) error {

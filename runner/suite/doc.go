@@ -1,6 +1,11 @@
 // Package suite conducts a run: it brings a world up, proves its paths, applies each step, observes until two successive rounds
 // agree, and judges.
 //
+// A step may delete pods and make them again. Such a pod is another one, whose paths no baseline has proven, and policies are in effect by
+// then. A deny from it or to it then stands only on controls of the same round: something that it sent, or that was sent to it, was
+// delivered. Where the policies let nothing through at that end, the deny is inconclusive; a scenario that wants it proven restarts first
+// and denies in a later step. The same holds for a Service whose backends labels have changed.
+//
 // A [Suite] owns order, concurrency and clean-up and declares the seams it works through: [Worlds] makes a [World] whose agents
 // answer as [Agent], [Policies] changes the cluster's policies. Everything it learns ends in a report.Report. Scenarios whose
 // worlds are equal share one World and one baseline. [ClusterPolicies] changes ClusterNetworkPolicies; a scenario that has any is skipped, with

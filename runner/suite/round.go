@@ -226,6 +226,10 @@ func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Plann
 		missing := 0
 		for i, a := range attempts {
 			obs[i].Control.BaselineFault = delivered(obs[i], a)
+			if a.Protocol != probes.DNS && len(a.Responders) == 0 {
+				obs[i].Control.BaselineFault = "no pod stood behind the Service"
+				continue // nothing to wait for
+			}
 			if fault := obs[i].Control.BaselineFault; fault != "" {
 				if missing == 0 {
 					s.o.Log.Debug("baseline", "attempt", a.ID, "err", fault)

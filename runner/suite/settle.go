@@ -107,6 +107,10 @@ func contradicts(promises []plan.Promise, seen []compare.Observed) bool {
 		if p.Skip == "" && seen[i].Verdict != reach.Unknown && p.Verdict() != reach.Unknown && seen[i].Verdict != p.Verdict() {
 			return true
 		}
+		// Endpoints of a Service travel on other watches than policies: an allow through backends that are new to it may come late, too.
+		if p.Backends != nil && p.Skip == "" && p.Verdict() == reach.Allow && seen[i].Verdict == reach.Unknown {
+			return true
+		}
 	}
 	return false
 }

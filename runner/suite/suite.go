@@ -35,9 +35,11 @@ type World interface {
 	Facts() plan.Facts
 	// Agent returns the agent of "namespace/pod" as in the scenario; nil when the world has no such pod.
 	Agent(name string) Agent
-	// Relabel changes labels; Restore puts all back to what the scenario's world says.
+	// Relabel changes labels; Restore puts labels and pods back to what the scenario's world says.
 	Relabel(ctx context.Context, r plan.Relabel) error
 	Restore(ctx context.Context) error
+	// Remake deletes pods and makes them again; Facts has their addresses, and Agent their agents, when it returns.
+	Remake(ctx context.Context, changes []plan.Remake) error
 	// Close removes the world and returns when it is gone.
 	Close(ctx context.Context) error
 }
@@ -219,7 +221,7 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 			}
 		}
 	}
-	// Attempts follow from the world alone, so one baseline serves every scenario of the group.
+	// Attempts follow from the world alone, so one baseline serves every scenario of the group until one makes pods again.
 	base, err := s.baseline(ctx, world, plans[0].Attempts)
 	if err != nil {
 		return err
@@ -229,6 +231,14 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 		return err
 	}
 	for i, p := range plans {
+		if base == nil {
+			if p, err = replan(p, world.Facts()); err != nil {
+				return err
+			}
+			if base, err = s.baseline(ctx, world, p.Attempts); err != nil {
+				return err
+			}
+		}
 		sc, err := s.runScenario(ctx, world, b, p, base)
 		sc.Name, sc.Title, sc.File = group[i].Metadata.Name, group[i].Metadata.Title, group[i].File
 		sc.Omissions, sc.Ignored = omissions(group[i]), group[i].Ignored
@@ -237,6 +247,9 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 			return fmt.Errorf("running %s: %w", sc.Name, err)
 		}
 		s.progress(sc.Name, sc.Took)
+		if remakes(p) {
+			base = nil // of addresses that are gone
+		}
 	}
 	return nil
 }
@@ -262,8 +275,10 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 			err = errors.Join(err, fmt.Errorf("taking back the policies and labels: %w", e))
 		}
 	}()
+	g := newGround(base)
 	for i := range p.Steps {
-		step, err := s.runStep(ctx, world, b, p, i, base)
+		var step report.Step
+		step, p, err = s.runStep(ctx, world, b, p, i, g)
 		if err != nil {
 			sc.Fault = fmt.Sprintf("step %q: %v", p.Steps[i].Name, err)
 			return sc, fmt.Errorf("step %q: %w", p.Steps[i].Name, err)
@@ -273,19 +288,26 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 	return sc, nil
 }
 
-// runStep applies one step, waits until it is enforced everywhere, observes and judges.
-func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Plan, index int, base []probes.Observation) (report.Step, error) {
+// runStep applies one step, waits until it is enforced everywhere, observes and judges. It returns the plan as it is since, renewed where
+// the step made pods again.
+func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Plan, index int, g *ground) (report.Step, *plan.Plan, error) {
 	started := time.Now()
 	step := p.Steps[index]
 	out := report.Step{Name: step.Name}
 	how, err := s.change(ctx, world, step.Changes)
 	if err != nil {
-		return out, err
+		return out, p, err
+	}
+	if made := remade(step); len(made) > 0 {
+		if p, err = s.remake(ctx, world, p, index, made, g); err != nil {
+			return out, p, err
+		}
+		step = p.Steps[index]
 	}
 	accepted := time.Now()
 	out.Enforced, err = b.flip(ctx, s.policies, how)
 	if err != nil {
-		return out, err
+		return out, p, err
 	}
 	attempts := slices.Clone(p.Attempts)
 	for i, promise := range step.Promises {
@@ -293,10 +315,11 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 			attempts[i].Responders = promise.Backends
 		}
 	}
-	settled, err := s.settle(ctx, world, attempts, step.Promises, base, accepted)
+	settled, err := s.settle(ctx, world, attempts, step.Promises, g.base, accepted)
 	if err != nil {
-		return out, err
+		return out, p, err
 	}
+	g.hold(attempts, step.Promises, settled.last)
 	out.Rounds, out.Gaps = settled.rounds, settled.gaps
 	for i, a := range p.Attempts {
 		j := compare.Judge(a, step.Promises[i], settled.last[i])
@@ -313,7 +336,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	out.Took = time.Since(started)
 	s.o.Log.Info("step observed", "scenario", p.Name, "step", step.Name, "enforced", out.Enforced.Round(time.Millisecond),
 		"rounds", out.Rounds, "gaps", len(out.Gaps), "took", out.Took.Round(time.Millisecond))
-	return out, nil
+	return out, p, nil
 }
 
 // change makes a step's changes in order and tells which kinds of beacon have to follow.

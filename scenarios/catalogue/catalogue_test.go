@@ -29,7 +29,7 @@ func TestCatalogueIsLargeAndSortedByField(t *testing.T) {
 	if len(list) < atLeast {
 		t.Errorf("want at least %d scenarios, got %d", atLeast, len(list))
 	}
-	folders := []string{"clusterNetworkPolicy", "egress", "ingress", "ipBlock", "namespaceSelector", "podSelector", "policyTypes", "ports", "services", "steps"}
+	folders := []string{"clusterNetworkPolicy", "egress", "hosts", "ingress", "ipBlock", "namespaceSelector", "podSelector", "policyTypes", "ports", "services", "steps"}
 	for _, s := range list {
 		if folder := path.Dir(s.File); !slices.Contains(folders, folder) {
 			t.Errorf("%s: %s is no folder of the catalogue", s.File, folder)

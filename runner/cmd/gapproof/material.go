@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/util/intstr"
-
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -117,7 +115,7 @@ func servicesOf(s *scenarios.Scenario) []manifest.Service {
 	for _, svc := range s.World.Services {
 		made := manifest.Service{Namespace: svc.Namespace, Name: svc.Name, Selector: svc.Selector}
 		for _, p := range svc.Ports {
-			made.Ports = append(made.Ports, manifest.ServicePort{Protocol: p.Protocol, Port: p.Port, Target: intstr.FromInt32(int32(p.TargetPort))})
+			made.Ports = append(made.Ports, manifest.ServicePort{Protocol: p.Protocol, Port: p.Port, Target: p.TargetPort})
 		}
 		out = append(out, made)
 	}

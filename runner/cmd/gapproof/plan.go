@@ -164,6 +164,8 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 					fmt.Fprintf(a.out, "  step %q: apply ClusterNetworkPolicy %s, if the cluster serves the kind\n", step.Name, c.ApplyCluster.Spec.Name)
 				case c.DeleteCluster != "":
 					fmt.Fprintf(a.out, "  step %q: delete ClusterNetworkPolicy %s\n", step.Name, c.DeleteCluster)
+				case c.Remake != nil:
+					fmt.Fprintf(a.out, "  step %q: %s\n", step.Name, remakeWords(*c.Remake))
 				case c.Relabel != nil:
 					fmt.Fprintf(a.out, "  step %q: relabel %s/%s\n", step.Name, c.Relabel.Namespace, c.Relabel.Pod)
 				}
@@ -172,4 +174,17 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 		a.printPlan(p)
 	}
 	return nil
+}
+
+// remakeWords is a change of a pod in words.
+func remakeWords(r plan.Remake) string {
+	pod := r.Namespace + "/" + r.Pod
+	switch {
+	case r.Gone:
+		return "remove pod " + pod
+	case r.Place != "":
+		return fmt.Sprintf("make pod %s again on node %s", pod, r.Place)
+	default:
+		return "make pod " + pod + " again"
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
-	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -54,6 +52,24 @@ type Policies interface {
 	Clear(ctx context.Context, namespaces []string) error
 }
 
+// Recorder keeps the evidence of a run as it comes: Planned once per scenario, then for each of its steps Accepted and, when it has
+// settled, Observed. An error ends the run: a run whose evidence is not kept has proven nothing to anybody later.
+type Recorder interface {
+	// Planned is told the plan, the facts it was made with, and the observations of the baseline, one per attempt.
+	Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observation) error
+	// Accepted is called when the API server has taken the step's changes; the namespaces are those that hold its policies.
+	Accepted(ctx context.Context, step string, namespaces []string) error
+	// Observed is told what a step ended with and every round of it. What the step took is not known yet.
+	Observed(step report.Step, rounds []compare.Round) error
+}
+
+// noRecord keeps nothing.
+type noRecord struct{}
+
+func (noRecord) Planned(*plan.Plan, plan.Facts, []probes.Observation) error { return nil }
+func (noRecord) Accepted(context.Context, string, []string) error           { return nil }
+func (noRecord) Observed(report.Step, []compare.Round) error                { return nil }
+
 // Role tells what a world is for.
 type Role string
 
@@ -91,6 +107,8 @@ type Options struct {
 	Attempt string
 	// Replay returns the command that repeats one attempt of a scenario file. Required.
 	Replay func(file, attempt string) string
+	// Record keeps the evidence. Default: nobody does.
+	Record Recorder
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
@@ -125,6 +143,9 @@ func New(w Worlds, p Policies, o Options) *Suite {
 	}
 	if o.Baseline == 0 {
 		o.Baseline = DefaultBaseline
+	}
+	if o.Record == nil {
+		o.Record = noRecord{}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -235,6 +256,10 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 			err = errors.Join(err, fmt.Errorf("taking back the policies and labels: %w", e))
 		}
 	}()
+	if err := s.o.Record.Planned(p, world.Facts(), base); err != nil {
+		sc.Fault = "recording evidence: " + err.Error()
+		return sc, fmt.Errorf("recording evidence: %w", err)
+	}
 	for i := range p.Steps {
 		step, err := s.runStep(ctx, world, b, p, i, base)
 		if err != nil {
@@ -256,32 +281,26 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 		return out, err
 	}
 	accepted := time.Now()
+	if err := s.o.Record.Accepted(ctx, step.Name, namespaces(p, world.Facts().Prefix)); err != nil {
+		return out, fmt.Errorf("recording evidence: %w", err)
+	}
 	out.Enforced, err = b.flip(ctx, s.policies, how)
 	if err != nil {
 		return out, err
 	}
-	attempts := slices.Clone(p.Attempts)
-	for i, promise := range step.Promises {
-		if promise.Backends != nil { // labels have changed who answers
-			attempts[i].Responders = promise.Backends
-		}
-	}
-	settled, err := s.settle(ctx, world, attempts, step.Promises, base, accepted)
+	settled, err := s.settle(ctx, world, compare.Backends(p.Attempts, step.Promises), step.Promises, base, accepted)
 	if err != nil {
 		return out, err
 	}
-	out.Rounds, out.Gaps = settled.rounds, settled.gaps
-	for i, a := range p.Attempts {
-		j := compare.Judge(a, step.Promises[i], settled.last[i])
-		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
-		if reason, flapping := settled.flapping[i]; flapping && j.Result != compare.Skipped && j.Class != compare.Hole {
-			j.Result, j.Class, j.Culprit, j.Reason = compare.Inconclusive, compare.ClassNone, "", reason
-			j.Observed = compare.Observed{Verdict: reach.Unknown, Evidence: compare.Missing, Detail: reason}
+	out.Rounds = len(settled.rounds)
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds, s.o.Settle)
+	for i := range out.Judgements {
+		if j := &out.Judgements[i]; j.Result != compare.Pass {
+			j.Replay = s.o.Replay(p.Scenario.File, j.Attempt.ID)
 		}
-		if j.Result != compare.Pass {
-			j.Replay = s.o.Replay(p.Scenario.File, a.ID)
-		}
-		out.Judgements = append(out.Judgements, j)
+	}
+	if err := s.o.Record.Observed(out, settled.rounds); err != nil {
+		return out, fmt.Errorf("recording evidence: %w", err)
 	}
 	out.Took = time.Since(started)
 	s.o.Log.Info("step observed", "scenario", p.Name, "step", step.Name, "enforced", out.Enforced.Round(time.Millisecond),

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -191,6 +192,7 @@ func record(tb testing.TB, dir string) string {
 // asStored is a policy as the API server of these versions returns it: defaults filled in, the run's label and managed fields added.
 func asStored(p networkingv1.NetworkPolicy) networkingv1.NetworkPolicy {
 	p = *p.DeepCopy()
+	p.APIVersion, p.Kind = "networking.k8s.io/v1", "NetworkPolicy"
 	p.UID, p.ResourceVersion = types.UID("7f3c"), "1234"
 	p.CreationTimestamp = metav1.NewTime(started)
 	p.Labels = map[string]string{"gapproof.dev/run": "ab12"}
@@ -305,6 +307,12 @@ func TestTheLogHoldsEveryRoundOfWhatDidNotPass(t *testing.T) {
 	}
 	if strings.Contains(log, "result=pass") || strings.Contains(log, "time=") {
 		t.Error("the log holds what passed, or the moment of writing")
+	}
+}
+
+func TestANewManifestOfTheSameFilesVerifies(t *testing.T) {
+	if got := verify(t, resealed(written(t))); len(got) > 0 {
+		t.Errorf("differences: %v", got)
 	}
 }
 
@@ -440,19 +448,74 @@ func TestWhatCannotBeReadNamesFileAndLine(t *testing.T) {
 	}
 }
 
-// leaves calls each with every scalar of a JSON value and a function that changes it in place.
-func leaves(path string, v any, set func(any), each func(path string, v any, set func(any))) {
-	switch v := v.(type) {
-	case map[string]any:
-		for _, k := range slices.Sorted(maps.Keys(v)) {
-			leaves(path+"."+k, v[k], func(n any) { v[k] = n }, each)
+// leaf is one scalar of a JSON text: its path, its value, and where it is written.
+type leaf struct {
+	path       string
+	value      any
+	start, end int64
+}
+
+// leavesOf are the scalars of a JSON text, in order, keys not among them.
+func leavesOf(t *testing.T, text []byte) []leaf {
+	t.Helper()
+	type level struct {
+		path  string
+		key   string
+		index int // -1 in an object
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var open []level
+	var out []leaf
+	wantKey := false
+	here := func() string {
+		if len(open) == 0 {
+			return ""
 		}
-	case []any:
-		for i := range v {
-			leaves(fmt.Sprintf("%s[%d]", path, i), v[i], func(n any) { v[i] = n }, each)
+		if top := open[len(open)-1]; top.index < 0 {
+			return top.path + "." + top.key
+		} else {
+			return fmt.Sprintf("%s[%d]", top.path, top.index)
 		}
-	default:
-		each(path, v, set)
+	}
+	after := func() { // a value has ended
+		if len(open) == 0 {
+			return
+		}
+		if top := &open[len(open)-1]; top.index < 0 {
+			wantKey = true
+		} else {
+			top.index++
+			wantKey = false
+		}
+	}
+	for {
+		before := d.InputOffset()
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch token {
+		case json.Delim('{'):
+			open, wantKey = append(open, level{here(), "", -1}), true
+		case json.Delim('['):
+			open, wantKey = append(open, level{here(), "", 0}), false
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+			after()
+		default:
+			if wantKey {
+				open[len(open)-1].key, wantKey = token.(string), false
+				continue
+			}
+			end := d.InputOffset()
+			start := before + int64(len(text[before:end])-len(bytes.TrimLeft(text[before:end], " \n:,")))
+			out = append(out, leaf{here(), token, start, end})
+			after()
+		}
 	}
 }
 
@@ -493,36 +556,26 @@ func other(r *rand.Rand, v any) any {
 func mutants(t *testing.T, r *rand.Rand, all fstest.MapFS, f func(name, path string, edited fstest.MapFS)) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		indent := ""
 		var parts [][]byte
 		switch filepath.Ext(name) {
 		case ".json":
-			parts, indent = [][]byte{all[name].Data}, "  "
+			parts = [][]byte{all[name].Data}
 		case ".jsonl":
 			parts = bytes.SplitAfter(all[name].Data, []byte("\n"))
 			parts = parts[:len(parts)-1]
 		}
 		for n, part := range parts {
-			d := json.NewDecoder(bytes.NewReader(part))
-			d.UseNumber()
-			var v any
-			if err := d.Decode(&v); err != nil {
-				t.Fatal(err)
-			}
-			leaves("", v, func(any) {}, func(path string, old any, set func(any)) {
-				set(other(r, old))
+			for _, l := range leavesOf(t, part) {
 				var b bytes.Buffer
 				e := json.NewEncoder(&b)
 				e.SetEscapeHTML(false)
-				e.SetIndent("", indent)
-				if err := e.Encode(v); err != nil {
+				if err := e.Encode(other(r, l.value)); err != nil {
 					t.Fatal(err)
 				}
-				set(old)
 				edited := slices.Clone(parts)
-				edited[n] = b.Bytes()
-				f(name, fmt.Sprintf("%d%s", n+1, path), with(all, name, bytes.Join(edited, nil)))
-			})
+				edited[n] = slices.Concat(part[:l.start], bytes.TrimSuffix(b.Bytes(), []byte("\n")), part[l.end:])
+				f(name, fmt.Sprintf("%d%s", n+1, l.path), with(all, name, bytes.Join(edited, nil)))
+			}
 		}
 	}
 }

@@ -38,6 +38,9 @@ const (
 	attemptsFile     = "attempts.log"
 )
 
+// policyKind is the API's kind of a stored policy.
+const policyKind = "NetworkPolicy"
+
 // folder is the n-th scenario's, counted from 0. The number keeps the order and tells scenarios of one name apart.
 func folder(n int, name string) string {
 	return path.Join("scenarios", fmt.Sprintf("%03d-%s", n+1, name))

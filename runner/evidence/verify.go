@@ -242,6 +242,9 @@ func (v *verifier) policies(rec record) {
 			held[s.Step] = map[string]networkingv1.NetworkPolicy{}
 		}
 		key := s.Policy.Namespace + "/" + s.Policy.Name
+		if s.Policy.APIVersion != networkingv1.SchemeGroupVersion.String() || s.Policy.Kind != policyKind {
+			v.add(file, "", "step %q: policy %s is of %s %s", s.Step, key, s.Policy.APIVersion, s.Policy.Kind)
+		}
 		if _, twice := held[s.Step][key]; twice {
 			v.add(file, "", "step %q: policy %s is there twice", s.Step, key)
 		}

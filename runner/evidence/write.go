@@ -85,7 +85,7 @@ func (w *Writer) Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observati
 // Accepted keeps the policies that the API server holds after it took the step's changes.
 func (w *Writer) Accepted(step string, policies []networkingv1.NetworkPolicy) error {
 	for _, p := range policies {
-		p.APIVersion, p.Kind = networkingv1.SchemeGroupVersion.String(), "NetworkPolicy" // a typed client leaves them out of lists
+		p.APIVersion, p.Kind = networkingv1.SchemeGroupVersion.String(), policyKind // a typed client leaves them out of lists
 		if err := writeLine(w.open[policiesFile], stored{step, p}); err != nil {
 			return fmt.Errorf("writing evidence: %w", err)
 		}

@@ -12,5 +12,7 @@
 //
 // The trap: silence has many causes and a policy is only one of them. A deny is inferred only while both agents were alive,
 // the listener healthy and the same path open before the policies; otherwise the result is inconclusive and says what was missing. What
-// a delivered token proves is never taken back by a missing control. The package is pure: no client, socket, clock or file.
+// a delivered token proves is never taken back by a missing control. Where the kernel was watched, a request must be seen to die for
+// a reason that policies make: one that is not accounted for, or died of anything else, proves no policy. The whole table is written out
+// for people in testdata/proof-table.txt. The package is pure: no client, socket, clock or file.
 package compare

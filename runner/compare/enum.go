@@ -7,7 +7,7 @@ import (
 )
 
 var (
-	evidenceNames = [...]string{"unknown", "delivered", "oneWay", "noListener", "rejected", "silent", "wrongResponder", "missing"}
+	evidenceNames = [...]string{"unknown", "delivered", "oneWay", "noListener", "rejected", "dropped", "silent", "wrongResponder", "lost", "unaccounted", "missing"}
 	resultNames   = [...]string{"unknown", "pass", "fail", "inconclusive", "skipped"}
 	classNames    = [...]string{"none", "hole", "break"}
 )

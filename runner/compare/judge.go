@@ -44,6 +44,8 @@ func (j *Judgement) judge() {
 		j.Result, j.Reason = Inconclusive, "nothing was promised: neither a person nor the engine gave a verdict"
 	case observed == reach.Unknown:
 		j.Result, j.Reason = Inconclusive, j.Observed.Detail
+	case j.Observed.Evidence == NoListener:
+		j.Result, j.Reason = Inconclusive, "the fixture is at fault, so the promise cannot be held against it: "+j.Observed.Detail
 	case promised == reach.Allow && j.Observed.Evidence == OneWay:
 		j.Result, j.Reason = Inconclusive, "data crossed but no reply came back: this is no deny, and no working connection either: "+j.Observed.Detail
 	case promised != observed:

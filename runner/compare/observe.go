@@ -13,14 +13,24 @@ import (
 )
 
 // Observe infers the observed verdict of one attempt from the strongest evidence at hand: the proof table. The first row that
-// holds decides. Rows that prove an allow come first and need no control; rows that prove a deny come last and need all of them.
-// Sightings of the kernel, once there are any, get rows of their own before the controls.
+// holds decides. Rows that prove an allow come first and need no control; rows that prove a deny come last and need all of them, the
+// kernel's own word among them: a CNI also drops the packets of a pod that is going away, which is no policy.
 func Observe(o probes.Observation, p plan.Planned) Observed {
 	r := read(o, p)
 	for _, row := range proofTable() {
-		if row.holds(r) {
-			return Observed{Verdict: row.verdict, Evidence: row.evidence, Detail: row.detail(r)}
+		if !row.holds(r) {
+			continue
 		}
+		out := Observed{Verdict: row.verdict, Evidence: row.evidence, Detail: row.detail(r)}
+		switch {
+		case row.evidence == Lost:
+			out.Drop, _ = r.strange(r.Level)
+		case row.evidence == Dropped, row.evidence == Rejected && len(r.drops) > 0:
+			out.Drop = r.drops[0]
+		case row.evidence == OneWay && len(r.replyDrops) > 0:
+			out.Drop = r.replyDrops[0]
+		}
+		return out
 	}
 	return Observed{Evidence: Missing, Detail: fmt.Sprintf("nothing can be inferred from %s", r.outcome())}
 }
@@ -50,8 +60,22 @@ func proofTable() []row {
 		{kind(probes.Replied), WrongResponder, reach.Unknown, reading.wrongAnswerWords},
 		{func(r reading) bool { return len(r.elsewhere) > 0 }, WrongResponder, reach.Unknown, reading.elsewhereWords},
 
-		// The instrument itself: a fault of it is never a deny.
-		{kind(probes.OutcomeUnknown), Missing, reach.Unknown, says("no outcome came back from the source's agent")},
+		// The kernel saw the request get there, although no token did: the network let it through. A handshake that finished or an attempt
+		// that could not be made is told by the rows below.
+		{func(r reading) bool { return r.refuser != "" && r.unanswered() }, NoListener, reach.Allow, reading.refusedWords},
+		{func(r reading) bool {
+			return r.Arrived > 0 && len(r.reached) > 0 && (r.replied || len(r.replyDrops) > 0) && r.waited()
+		}, OneWay, reach.Allow, reading.repliedWords},
+		{func(r reading) bool { return len(r.strayed) > 0 && len(r.reached) == 0 && r.unanswered() }, WrongResponder, reach.Unknown, func(r reading) string {
+			return fmt.Sprintf("the request reached %s instead of %s (%s)", names(r.strayed), strings.Join(r.planned.Responders, " or "), r.outcome())
+		}},
+
+		// The instrument itself: a fault of it is never a deny. An attempt that was cut short because its packet was seen to die has no
+		// outcome and needs none.
+		{func(r reading) bool {
+			return r.Outcome.Kind == probes.OutcomeUnknown && !(r.watched() && r.Dropped > 0)
+		}, Missing, reach.Unknown,
+			says("no outcome came back from the source's agent")},
 		{kind(probes.Error), Missing, reach.Unknown, func(r reading) string { return "the attempt could not be made: " + r.outcome() }},
 		{func(r reading) bool { return r.Control.SourceFault != "" }, Missing, reach.Unknown, func(r reading) string {
 			return fmt.Sprintf("%s, but the source was not proven alive: %s", r.outcome(), r.Control.SourceFault)
@@ -69,6 +93,13 @@ func proofTable() []row {
 		// The path was open, both ends were alive, and nothing arrived.
 		{kind(probes.Connected), Missing, reach.Unknown, says("a handshake finished, yet neither the token arrived nor an identity came back: who accepted it is not known")},
 		{kind(probes.Reset), Missing, reach.Unknown, says("a handshake finished and was reset before the token arrived: a proxy or a dying listener, not a policy's drop")},
+
+		// What the kernel saw takes a deny away before anything gives one.
+		{func(r reading) bool { return r.Arrived > 0 }, Missing, reach.Unknown, reading.reachedWords},
+		{func(r reading) bool { _, strange := r.strange(r.Level); return strange }, Lost, reach.Unknown, reading.lostWords},
+		{func(r reading) bool { return r.watched() && r.Unaccounted > 0 }, Unaccounted, reach.Unknown, reading.unaccountedWords},
+		{func(r reading) bool { return r.watched() && r.Sent == 0 && r.Outcome.Kind != probes.Unreachable }, Unaccounted, reach.Unknown, reading.unaccountedWords},
+
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Self() }, Missing, reach.Unknown,
 			says("refused inside the pod's own network stack, although its listener answered its own checks")},
 		{func(r reading) bool {
@@ -78,21 +109,29 @@ func proofTable() []row {
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Kind == plan.Lookup }, Missing, reach.Unknown,
 			says("the lookup was refused: a resolver that is not running refuses in the same way")},
 		{kind(probes.Refused), Rejected, reach.Deny, func(r reading) string {
-			return fmt.Sprintf("refused%s on the way: the destination's listener was healthy and saw nothing", r.after())
+			return fmt.Sprintf("refused%s on the way: the destination's listener was healthy and saw nothing%s", r.after(), r.rejectedBy())
 		}},
 		{func(r reading) bool { return r.Outcome.Kind == probes.Unreachable && !r.prohibited() }, Missing, reach.Unknown, func(r reading) string {
 			return fmt.Sprintf("%s: this error is not known to come from a policy", r.outcome())
 		}},
 		{kind(probes.Unreachable), Rejected, reach.Deny, func(r reading) string {
-			return fmt.Sprintf("rejected on the way%s (%s)", r.after(), r.Outcome.Errno)
+			return fmt.Sprintf("rejected on the way%s (%s)%s", r.after(), r.Outcome.Errno, r.rejectedBy())
 		}},
+		{func(r reading) bool { return r.waited() && r.died() && r.translated() == notCrossed }, Missing, reach.Unknown, func(r reading) string {
+			return r.dropWords() + ", before the Service's address was translated: a Service without ready endpoints ends in the same way"
+		}},
+		{func(r reading) bool { return r.waited() && r.watched() && r.died() && r.translated() == crossed }, Dropped, reach.Deny, reading.dropWords},
 		{kind(probes.TimedOut), Silent, reach.Deny, reading.silentWords},
+		{kind(probes.OutcomeUnknown), Missing, reach.Unknown, func(r reading) string {
+			return "no outcome came back from the source's agent, and " + r.dropWords() + ", where it is not known to have passed its Service"
+		}},
 	}
 }
 
 // reading is an observation sorted by what the rows ask for.
 type reading struct {
 	probes.Observation
+	seen
 	planned plan.Planned
 	// answered: the right identity, or the right address of a lookup, came back.
 	answered bool
@@ -101,7 +140,7 @@ type reading struct {
 }
 
 func read(o probes.Observation, p plan.Planned) reading {
-	r := reading{Observation: o, planned: p}
+	r := reading{Observation: o, seen: sortOut(o, p), planned: p}
 	for _, a := range o.Arrivals {
 		switch {
 		case a.Token != o.Attempt.Token:
@@ -142,6 +181,16 @@ func addressWords(addresses []netip.Addr) string {
 }
 
 func (r reading) arrived() bool { return len(r.here) > 0 }
+
+// waited tells whether the source waited in vain: to its deadline, or until it was told to wait no longer.
+func (r reading) waited() bool {
+	return r.Outcome.Kind == probes.TimedOut || r.Outcome.Kind == probes.OutcomeUnknown
+}
+
+// unanswered tells whether the source neither finished a handshake nor failed by itself.
+func (r reading) unanswered() bool {
+	return r.waited() || r.Outcome.Kind == probes.Refused || r.Outcome.Kind == probes.Unreachable
+}
 
 // baselined tells whether the same attempt was delivered before any policy was there.
 func (r reading) baselined() bool {
@@ -219,6 +268,9 @@ func (r reading) oneWayWords() string {
 	if r.Outcome.Kind == probes.Replied {
 		words = fmt.Sprintf("the token arrived at %s, but %s", listeners(r.here), r.wrongAnswerWords())
 	}
+	if len(r.replyDrops) > 0 {
+		words += "; the kernel dropped the reply: " + dropsWords(r.replyDrops)
+	}
 	return words + r.duplicateWords() + r.strayWords()
 }
 
@@ -271,13 +323,17 @@ func (r reading) baselineWords() string {
 }
 
 func (r reading) silentWords() string {
+	words := fmt.Sprintf("no reply%s and no arrival; both agents were alive and the path was open before the policies", r.after())
 	if r.planned.Kind == plan.Lookup {
-		return fmt.Sprintf("no answer%s; the same lookup was answered before the policies", r.after())
+		words = fmt.Sprintf("no answer%s; the same lookup was answered before the policies", r.after())
 	}
 	if instead := r.Control.Instead; instead != "" {
-		return fmt.Sprintf("no reply%s and no arrival; both agents were alive, and the path was proven by others: %s", r.after(), instead)
+		words = fmt.Sprintf("no reply%s and no arrival; both agents were alive, and the path was proven by others: %s", r.after(), instead)
 	}
-	return fmt.Sprintf("no reply%s and no arrival; both agents were alive and the path was open before the policies", r.after())
+	if len(r.drops) > 0 {
+		words += "; " + r.dropWords()
+	}
+	return words
 }
 
 // listeners are the identities of arrivals, each once, in order.

@@ -16,14 +16,21 @@ const (
 	Delivered
 	// OneWay: the token arrived at the destination, the reply did not come back.
 	OneWay
-	// NoListener: refused by the destination's own stack, as its own failing listener check shows. A fixture fault.
+	// NoListener: refused by the destination's own stack, as the refusal seen leaving it shows (then the network allowed it), or as its
+	// failing listener check makes likely (then nothing is known). A fixture fault, never green.
 	NoListener
 	// Rejected: refused or ICMP-prohibited on the way.
 	Rejected
+	// Dropped: the kernel dropped every request before it got to anybody, for a reason that policies make; see Observed.Drop.
+	Dropped
 	// Silent: timed out, no arrival, both agents proven alive, path proven by the baseline.
 	Silent
 	// WrongResponder: somebody answered, but not a permitted responder.
 	WrongResponder
+	// Lost: the kernel dropped a request for a reason that is no policy's; see Observed.Drop.
+	Lost
+	// Unaccounted: the kernel was watched, and some requests were seen neither arriving nor being dropped, or none was seen at all.
+	Unaccounted
 	// Missing: anything else; what was missing is in the words beside it.
 	Missing
 )
@@ -34,6 +41,8 @@ type Observed struct {
 	Evidence Evidence      `json:"evidence"`
 	// Detail says in words what was seen or what was missing.
 	Detail string `json:"detail"`
+	// Drop is where the kernel dropped the request, or for OneWay the reply; zero where it was not seen to.
+	Drop Drop `json:"drop,omitzero"`
 }
 
 // Outcome of judging. The zero value is unknown.

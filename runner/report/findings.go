@@ -47,7 +47,7 @@ func cause(j compare.Judgement) string {
 		j.Observed.Evidence.String(),
 	}
 	if j.Result == compare.Inconclusive {
-		parts = append(parts, j.Facts.Control.SourceFault, j.Facts.Control.DestinationFault, j.Facts.Outcome.Kind.String())
+		parts = append(parts, j.Facts.Control.SourceFault, j.Facts.Control.DestinationFault, j.Facts.Outcome.Kind.String(), j.Observed.Drop.Reason)
 	}
 	if j.Result == compare.Skipped {
 		parts = append(parts, j.Reason)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/report"
 )
 
@@ -139,6 +140,14 @@ func full(t *testing.T) *report.Report {
 	j.Facts.Outcome.Local = netip.MustParseAddrPort("198.18.0.1:40000")
 	j.Facts.Outcome.Remote = netip.MustParseAddrPort("198.18.0.2:80")
 	j.Facts.Outcome.Errno = "ECONNREFUSED"
+	j.Facts.Outcome.Rejecter = netip.MustParseAddr("198.18.0.2")
+	j.Facts.Attempt.Family = probes.IPv6
+	j.Facts.Level = probes.Full
+	j.Facts.Sightings = []probes.Sighting{{
+		AttemptID: j.Attempt.ID, Packet: probes.ICMPError, Point: probes.Dropped, Count: 2, After: 1500, Node: "lab-worker", Pod: "x/a",
+		Interface: "eth0", Reason: "NETFILTER_DROP", Peer: netip.MustParseAddrPort("198.18.0.2:80"), Code: 13,
+	}}
+	j.Observed.Drop = compare.Drop{Reason: "NETFILTER_DROP", Direction: "egress", Node: "lab-worker", Pod: "x/a", Interface: "eth0"}
 	j.Facts.Control = probes.Control{SourceFault: "gone", DestinationFault: "gone", Baseline: probes.TimedOut, BaselineFault: "timed out", Instead: "others"}
 	return r
 }

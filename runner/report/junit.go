@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 )
 
@@ -167,6 +168,10 @@ func evidenceText(j compare.Judgement) string {
 	p.line("observed  " + p.clean(fmt.Sprintf("%s, %s: %s", j.Observed.Verdict, evidenceWords(j.Observed.Evidence), j.Observed.Detail)))
 	p.line("outcome   " + p.clean(strings.TrimSpace(j.Facts.Outcome.Kind.String()+" "+j.Facts.Outcome.Errno)))
 	p.line(fmt.Sprintf("arrivals  %d", len(j.Facts.Arrivals)))
+	if len(j.Facts.Sightings) > 0 {
+		a := probes.Account(j.Facts.Sightings)
+		p.line(fmt.Sprintf("requests  %d sent, %d arrived, %d dropped, %d unaccounted (%s)", a.Sent, a.Arrived, a.Dropped, a.Unaccounted, j.Facts.Level))
+	}
 	if j.Culprit != "" {
 		p.line("culprit   " + j.Culprit)
 	}

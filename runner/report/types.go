@@ -96,9 +96,4 @@ type Step struct {
 }
 
 // Gap is one attempt whose observed verdict changed after the step counted as converged.
-type Gap struct {
-	AttemptID string `json:"attemptID"`
-	Detail    string `json:"detail"`
-	// After is from acceptance of the change to the first observation that agrees with the last.
-	After time.Duration `json:"after"`
-}
+type Gap = compare.Gap

@@ -206,14 +206,6 @@ func firstOf(a, b string) string {
 	return b
 }
 
-// delivered is empty when the observation proves the path; else what happened instead.
-func delivered(o probes.Observation, a plan.Planned) string {
-	if got := compare.Observe(o, a); got.Evidence != compare.Delivered {
-		return got.Detail
-	}
-	return ""
-}
-
 // baseline repeats rounds until every attempt is delivered, or its limit has passed; what is not delivered by then has its
 // BaselineFault set, which later rounds carry on.
 func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Planned) ([]probes.Observation, error) {
@@ -225,10 +217,9 @@ func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Plann
 		}
 		missing := 0
 		for i, a := range attempts {
-			obs[i].Control.BaselineFault = delivered(obs[i], a)
+			obs[i].Control.BaselineFault = compare.BaselineFault(obs[i], a)
 			if a.Protocol != probes.DNS && len(a.Responders) == 0 {
-				obs[i].Control.BaselineFault = "no pod stood behind the Service"
-				continue // nothing to wait for
+				continue // nobody stands behind the Service: there is nothing to wait for
 			}
 			if fault := obs[i].Control.BaselineFault; fault != "" {
 				if missing == 0 {

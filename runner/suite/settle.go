@@ -9,16 +9,12 @@ import (
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
-	"github.com/gapproof/gapproof/runner/report"
 )
 
 // settled is what a step's rounds ended with.
 type settled struct {
-	last   []probes.Observation
-	rounds int
-	gaps   []report.Gap
-	// flapping are attempts by index that still changed when the limit had passed, each with the reason in words.
-	flapping map[int]string
+	// rounds are all of them, in order; there are at least two.
+	rounds []compare.Round
 }
 
 // numbered is one finished round.
@@ -86,12 +82,10 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		waited := time.Since(accepted)
 		agreed := len(changed) == 0 && (waited > confirm || !contradicts(promises, history[n-1].seen))
 		if agreed || waited > s.o.Settle {
-			out := settled{last: history[n-1].obs, rounds: n, flapping: map[int]string{}}
-			for _, i := range changed {
-				out.flapping[i] = fmt.Sprintf("verdict still changed after %s: last %s, then %s", s.o.Settle,
-					history[n-2].seen[i].Detail, history[n-1].seen[i].Detail)
+			var out settled
+			for _, round := range history {
+				out.rounds = append(out.rounds, compare.Round{After: round.started.Sub(accepted), Observations: round.obs})
 			}
-			out.gaps = gaps(attempts, history, accepted)
 			return out, nil
 		}
 		for _, i := range changed {
@@ -124,24 +118,4 @@ func differ(a, b []compare.Observed) []int {
 		}
 	}
 	return changed
-}
-
-// gaps are attempts whose verdict in some round was not the last one, with the time until they were right for good.
-func gaps(attempts []plan.Planned, history []numbered, accepted time.Time) []report.Gap {
-	var found []report.Gap
-	last := history[len(history)-1]
-	for i, a := range attempts {
-		for n := len(history) - 2; n >= 0; n-- {
-			if history[n].seen[i].Verdict == last.seen[i].Verdict {
-				continue
-			}
-			after := history[n+1].started.Sub(accepted)
-			found = append(found, report.Gap{
-				AttemptID: a.ID, After: after,
-				Detail: fmt.Sprintf("%s first; %s %d ms after the change was accepted", history[n].seen[i].Detail, last.seen[i].Detail, after.Milliseconds()),
-			})
-			break
-		}
-	}
-	return found
 }

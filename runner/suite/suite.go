@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
-	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -67,6 +65,24 @@ type ClusterPolicies interface {
 	Clear(ctx context.Context) error
 }
 
+// Recorder keeps the evidence of a run as it comes: Planned once per scenario, then for each of its steps Accepted and, when it has
+// settled, Observed. An error ends the run: a run whose evidence is not kept has proven nothing to anybody later.
+type Recorder interface {
+	// Planned is told the plan, the facts it was made with, and the observations of the baseline, one per attempt.
+	Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observation) error
+	// Accepted is called when the API server has taken the step's changes; the namespaces are those that hold its policies.
+	Accepted(ctx context.Context, step string, namespaces []string) error
+	// Observed is told what a step ended with and every round of it. What the step took is not known yet.
+	Observed(step report.Step, rounds []compare.Round) error
+}
+
+// noRecord keeps nothing.
+type noRecord struct{}
+
+func (noRecord) Planned(*plan.Plan, plan.Facts, []probes.Observation) error { return nil }
+func (noRecord) Accepted(context.Context, string, []string) error           { return nil }
+func (noRecord) Observed(report.Step, []compare.Round) error                { return nil }
+
 // Role tells what a world is for.
 type Role string
 
@@ -106,6 +122,8 @@ type Options struct {
 	Replay func(file, attempt string) string
 	// Cluster changes ClusterNetworkPolicies. Default: none, so that scenarios which have any are skipped.
 	Cluster ClusterPolicies
+	// Record keeps the evidence. Default: nobody does.
+	Record Recorder
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
@@ -140,6 +158,9 @@ func New(w Worlds, p Policies, o Options) *Suite {
 	}
 	if o.Baseline == 0 {
 		o.Baseline = DefaultBaseline
+	}
+	if o.Record == nil {
+		o.Record = noRecord{}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -275,7 +296,11 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 			err = errors.Join(err, fmt.Errorf("taking back the policies and labels: %w", e))
 		}
 	}()
-	g := newGround(base)
+	if err := s.o.Record.Planned(p, world.Facts(), base); err != nil {
+		sc.Fault = "recording evidence: " + err.Error()
+		return sc, fmt.Errorf("recording evidence: %w", err)
+	}
+	g := compare.NewGround(base)
 	for i := range p.Steps {
 		var step report.Step
 		step, p, err = s.runStep(ctx, world, b, p, i, g)
@@ -290,7 +315,7 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 
 // runStep applies one step, waits until it is enforced everywhere, observes and judges. It returns the plan as it is since, renewed where
 // the step made pods again.
-func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Plan, index int, g *ground) (report.Step, *plan.Plan, error) {
+func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Plan, index int, g *compare.Ground) (report.Step, *plan.Plan, error) {
 	started := time.Now()
 	step := p.Steps[index]
 	out := report.Step{Name: step.Name}
@@ -305,33 +330,28 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 		step = p.Steps[index]
 	}
 	accepted := time.Now()
+	if err := s.o.Record.Accepted(ctx, step.Name, namespaces(p, world.Facts().Prefix)); err != nil {
+		return out, p, fmt.Errorf("recording evidence: %w", err)
+	}
 	out.Enforced, err = b.flip(ctx, s.policies, how)
 	if err != nil {
 		return out, p, err
 	}
-	attempts := slices.Clone(p.Attempts)
-	for i, promise := range step.Promises {
-		if promise.Backends != nil { // labels have changed who answers
-			attempts[i].Responders = promise.Backends
-		}
-	}
-	settled, err := s.settle(ctx, world, attempts, step.Promises, g.base, accepted)
+	attempts := compare.Backends(p.Attempts, step.Promises)
+	settled, err := s.settle(ctx, world, attempts, step.Promises, g.Base, accepted)
 	if err != nil {
 		return out, p, err
 	}
-	g.hold(attempts, step.Promises, settled.last)
-	out.Rounds, out.Gaps = settled.rounds, settled.gaps
-	for i, a := range p.Attempts {
-		j := compare.Judge(a, step.Promises[i], settled.last[i])
-		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
-		if reason, flapping := settled.flapping[i]; flapping && j.Result != compare.Skipped && j.Class != compare.Hole {
-			j.Result, j.Class, j.Culprit, j.Reason = compare.Inconclusive, compare.ClassNone, "", reason
-			j.Observed = compare.Observed{Verdict: reach.Unknown, Evidence: compare.Missing, Detail: reason}
+	g.Hold(attempts, step.Promises, settled.rounds)
+	out.Rounds = len(settled.rounds)
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds, s.o.Settle)
+	for i := range out.Judgements {
+		if j := &out.Judgements[i]; j.Result != compare.Pass {
+			j.Replay = s.o.Replay(p.Scenario.File, j.Attempt.ID)
 		}
-		if j.Result != compare.Pass {
-			j.Replay = s.o.Replay(p.Scenario.File, a.ID)
-		}
-		out.Judgements = append(out.Judgements, j)
+	}
+	if err := s.o.Record.Observed(out, settled.rounds); err != nil {
+		return out, p, fmt.Errorf("recording evidence: %w", err)
 	}
 	out.Took = time.Since(started)
 	s.o.Log.Info("step observed", "scenario", p.Name, "step", step.Name, "enforced", out.Enforced.Round(time.Millisecond),

@@ -49,6 +49,7 @@ type runOptions struct {
 	target
 	output   string
 	report   string
+	evidence string
 	show     string
 	color    string
 	attempt  string
@@ -76,6 +77,7 @@ What could not be told is inconclusive, never green.`,
 	c.Flags().StringVar(&o.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json, junit or markdown")
 	c.Flags().StringVar(&o.report, "report", "", "also write the report in every format into this directory")
+	c.Flags().StringVar(&o.evidence, "evidence", "", "keep plan, policies, observations and report in this new directory, for gapproof report verify")
 	c.Flags().StringVar(&o.show, "show", "failures", "matrices and attempts in the table: failures or all")
 	c.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	c.Flags().StringVar(&o.attempt, "attempt", "", "make only this attempt, named as reports name it")
@@ -107,6 +109,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 			return usageError{fmt.Errorf("--report: %w", err)}
 		}
 	}
+	keep, err := newRecorder(o, all)
+	if err != nil {
+		return err
+	}
 	run := newRun()
 	at, err := a.connect(ctx, o.target, run)
 	if err != nil {
@@ -117,14 +123,18 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
-	s := suite.New(seams, apply.New(at.Client, run), suite.Options{
+	applier := apply.New(at.Client, run)
+	s := suite.New(seams, applier, suite.Options{
 		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run),
-		Run:     run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
+		Run:     run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
 	rep, err := s.Run(ctx, all)
 	rep.Versions = a.versions(ctx, at)
+	if e := a.closeEvidence(keep, rep); e != nil {
+		return errors.Join(err, e)
+	}
 	if len(rep.Scenarios) > 0 {
 		if e := a.write(rep, render, o.report); e != nil {
 			return errors.Join(err, e)
@@ -254,6 +264,11 @@ func (a *app) labDir() string { return filepath.Join(a.cacheDir, "lab") }
 
 // replay is the command that repeats one attempt on the same target.
 func replay(file, attempt string, t target) string {
+	return compare.Replay(file, attempt, replayFlags(t)...)
+}
+
+// replayFlags lead a replay to the same target.
+func replayFlags(t target) []string {
 	var flags []string
 	for _, f := range []struct{ name, value, usual string }{
 		{"--cluster", t.cluster, defaultCluster}, {"--kubeconfig", t.kubeconfig, ""}, {"--context", t.context, ""}, {"--probe-image", t.image, ""},
@@ -262,7 +277,7 @@ func replay(file, attempt string, t target) string {
 			flags = append(flags, f.name, f.value)
 		}
 	}
-	return compare.Replay(file, attempt, flags...)
+	return flags
 }
 
 // versions asks what was tested with what. What cannot be asked is left empty: the run's verdicts do not depend on it.

@@ -1,0 +1,96 @@
+package compare
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// Round is one round of attempts of one step: facts only.
+type Round struct {
+	// After is when it started, from the acceptance of the step's changes.
+	After time.Duration `json:"after"`
+	// Observations has one entry per attempt, in the order of the plan.
+	Observations []probes.Observation `json:"observations"`
+}
+
+// Gap is one attempt whose observed verdict changed after the step counted as converged.
+type Gap struct {
+	AttemptID string `json:"attemptID"`
+	Detail    string `json:"detail"`
+	// After is from acceptance of the change to the first observation that agrees with the last.
+	After time.Duration `json:"after"`
+}
+
+// JudgeRounds judges a step by its rounds, of which there is at least one: each attempt by its last observation, unless the last two
+// still differ after settle, and what changed before that as a gap. Judgements are in the order of attempts, which are the plan's, as
+// promises are; their Replay is left empty. The same rounds give the same judgements, so that what a run stored can be judged again.
+func JudgeRounds(attempts []plan.Planned, promises []plan.Promise, rounds []Round, settle time.Duration) ([]Judgement, []Gap) {
+	current := Backends(attempts, promises)
+	seen := make([][]Observed, len(rounds))
+	for n, r := range rounds {
+		for i, o := range r.Observations {
+			seen[n] = append(seen[n], Observe(o, current[i]))
+		}
+	}
+	last := len(rounds) - 1
+	judgements := make([]Judgement, 0, len(attempts))
+	for i, a := range attempts {
+		j := Judge(a, promises[i], rounds[last].Observations[i])
+		flapping := last > 0 && seen[last-1][i].Verdict != seen[last][i].Verdict
+		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
+		if flapping && j.Result != Skipped && j.Class != Hole {
+			j.Result, j.Class, j.Culprit = Inconclusive, ClassNone, ""
+			j.Reason = fmt.Sprintf("verdict still changed after %s: last %s, then %s", settle, seen[last-1][i].Detail, seen[last][i].Detail)
+			j.Observed = Observed{Verdict: reach.Unknown, Evidence: Missing, Detail: j.Reason}
+		}
+		judgements = append(judgements, j)
+	}
+	return judgements, gaps(attempts, rounds, seen)
+}
+
+// Backends are the attempts with the responders that the step's promises give them: labels may have changed who stands behind a Service.
+func Backends(attempts []plan.Planned, promises []plan.Promise) []plan.Planned {
+	current := slices.Clone(attempts)
+	for i, promise := range promises {
+		if promise.Backends != nil {
+			current[i].Responders = promise.Backends
+		}
+	}
+	return current
+}
+
+// gaps are attempts whose verdict in some round was not the last one, with the time until they were right for good.
+func gaps(attempts []plan.Planned, rounds []Round, seen [][]Observed) []Gap {
+	var found []Gap
+	last := len(rounds) - 1
+	for i, a := range attempts {
+		for n := last - 1; n >= 0; n-- {
+			if seen[n][i].Verdict == seen[last][i].Verdict {
+				continue
+			}
+			after := rounds[n+1].After
+			found = append(found, Gap{
+				AttemptID: a.ID, After: after,
+				Detail: fmt.Sprintf("%s first; %s %d ms after the change was accepted", seen[n][i].Detail, seen[last][i].Detail, after.Milliseconds()),
+			})
+			break
+		}
+	}
+	return found
+}
+
+// BaselineFault is empty when the observation proves the path before any policy; else it says what happened instead.
+func BaselineFault(o probes.Observation, a plan.Planned) string {
+	if a.Protocol != probes.DNS && len(a.Responders) == 0 {
+		return "no pod stood behind the Service"
+	}
+	if got := Observe(o, a); got.Evidence != Delivered {
+		return got.Detail
+	}
+	return ""
+}

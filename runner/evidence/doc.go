@@ -1,0 +1,29 @@
+// Package evidence keeps what a run rests on as files, and holds those files against what was concluded from them.
+//
+// A [Writer] is told of a run as it goes and writes a directory; [Rebuild] reads such a directory and makes the report again from its raw
+// files alone; [Verify] compares that with every conclusion that is stored, and [ReadReport] reads the stored report. The raw files are
+// what somebody or something else said: the scenario, the cluster's facts, the API server's policies, the agents' and the kernel's
+// observations, the versions. The derived ones follow from them: the plan with its promises, the notes, the log of attempts, the report.
+//
+//	manifest.json               every other file with its size and SHA-256
+//	run.json                    raw: versions, image digests, level of evidence, options, times, faults
+//	scenarios/001-name/
+//	  scenario.json             raw: the scenario as it was loaded, with where its policies are written
+//	  facts.json                raw: addresses, nodes and the resolver, as the cluster gave them
+//	  baseline.jsonl            raw: an observation per attempt, before any policy
+//	  policies.jsonl            raw: per step the policies as the API server returned them, right after it took the changes
+//	  steps.jsonl               raw: per step how long enforcing took, and when each round of attempts began
+//	  observations.jsonl        raw: per step, round and attempt the outcome, arrivals, controls and sightings
+//	  plan.json                 derived: attempts, changes, and per step what was intended and derived for each attempt
+//	  attempts.log              derived: every round of each attempt whose result is not pass, in logfmt
+//	notes.json                  derived: the semantics notes that applied, with what each leaves open
+//	report.json                 derived: the report of the run
+//
+// A file that ends in .jsonl has one JSON object per line and is written as the run goes, so that a run which is killed leaves what it had.
+// Without a manifest such a directory is evidence of nothing. The same run gives the same bytes; keys, order and line ends never depend on
+// the machine. Durations are nanoseconds.
+//
+// The trap: verifying finds every edit of what is stored, unless somebody writes every file anew so that all agree, the manifest too. Against that
+// helps only what is kept elsewhere: the manifest's own digest, which a run and a verification print, or a signature over it, which this package does
+// not make. Nor can it tell whether what agents and kernels reported was true when it was written down. Nothing here talks to a cluster.
+package evidence

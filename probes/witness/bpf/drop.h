@@ -50,18 +50,20 @@ static __always_inline void dropped(struct sk_buff *skb, __u32 reason)
 	unsigned char *head = BPF_CORE_READ(skb, head);
 	struct flow_state *state;
 	struct seen seen = {};
+	/* A variable of its own: a structure of ours in a CO-RE read would be looked for in the kernel. */
+	struct net_device *device = device_of(skb);
 	__u32 *owner;
 
-	place.device = device_of(skb);
-	if (place.device)
-		of_device = BPF_CORE_READ(place.device, nd_net.net, ns.inum);
-	in = place.device ? of_device : of_socket;
+	if (device)
+		of_device = BPF_CORE_READ(device, nd_net.net, ns.inum);
+	in = device ? of_device : of_socket;
 	owner = bpf_map_lookup_elem(&owners, &in);
 	if (!owner)
 		return;
 	place.owner = *owner;
-	if (place.device)
-		place.ifindex = BPF_CORE_READ(place.device, ifindex);
+	place.device = device;
+	if (device)
+		place.ifindex = BPF_CORE_READ(device, ifindex);
 	/* What a socket of this namespace sent and what no device has received was made here and has not left. */
 	place.local = of_socket == in && BPF_CORE_READ(skb, skb_iif) == 0;
 

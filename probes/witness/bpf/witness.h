@@ -278,6 +278,7 @@ struct place {
 
 static __always_inline void note(struct flow_state *state, const struct seen *seen, const struct place *place)
 {
+	struct net_device *device = place->device;
 	struct sighting *s;
 	__u32 slot;
 
@@ -306,8 +307,8 @@ static __always_inline void note(struct flow_state *state, const struct seen *se
 	__builtin_memcpy(s->peer, seen->peer, 16);
 	s->peer_port = seen->peer_port;
 	s->peer_version = seen->peer_version;
-	if (place->device)
-		bpf_core_read_str(s->interface, sizeof(s->interface), &place->device->name);
+	if (device)
+		bpf_core_read_str(s->interface, sizeof(s->interface), &device->name);
 	/* An exchange orders what was written before it, on every processor. */
 	__sync_lock_test_and_set(&s->count, 1);
 }

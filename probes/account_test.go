@@ -29,6 +29,8 @@ func TestAccountAddsUpTheRequestsOfOneAttempt(t *testing.T) {
 		{"dropped inside the destination for no reason", []Sighting{left, reached, drop("b", "")}, Accounting{Sent: 1, Unaccounted: 1}},
 		{"vanished", []Sighting{left}, Accounting{Sent: 1, Unaccounted: 1}},
 		{"a copy was dropped", []Sighting{left, reached, drop("", "NOT_SPECIFIED")}, Accounting{Sent: 1, Arrived: 1}},
+		{"freed on the way for a reason that is not specified", []Sighting{left, drop("b", "NOT_SPECIFIED")}, Accounting{Sent: 1, Unaccounted: 1}},
+		{"so freed by an unwitnessed source's node", []Sighting{drop("", "NOT_SPECIFIED")}, Accounting{Sent: 1, Unaccounted: 1}},
 		{"source not witnessed", []Sighting{drop("", "TC_INGRESS")}, Accounting{Sent: 1, Dropped: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

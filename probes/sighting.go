@@ -125,7 +125,10 @@ type Sighting struct {
 	Pod string `json:"pod,omitempty"`
 	// Interface is the device's name inside that namespace, where the kernel told it.
 	Interface string `json:"interface,omitempty"`
-	// Reason is the drop reason's name from the running kernel's BTF, such as "NETFILTER_DROP"; empty unless Dropped with one.
+	// Local is true for a drop of a packet that was made in that namespace and had not left it.
+	Local bool `json:"local,omitempty"`
+	// Reason is the drop reason's name from the running kernel's BTF, such as "NETFILTER_DROP", or its number in hexadecimal where the
+	// BTF has no name for it; empty unless Dropped with one.
 	Reason string `json:"reason,omitempty"`
 	// Peer is the other address of the packet as it was at this point: who answered, reset, or sent the ICMP error.
 	Peer netip.AddrPort `json:"peer,omitzero"`

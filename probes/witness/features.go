@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// ErrUnsupported reports a platform without eBPF.
-var ErrUnsupported = errors.New("eBPF needs Linux")
+// ErrUnsupported reports that the platform, the kernel or the rights of the process do not allow what was asked.
+var ErrUnsupported = errors.New("this kernel, or the rights of this process, do not allow it")
 
 // Program is a kind of eBPF program that the witness may use. The zero value is unknown and is never tried.
 type Program int

@@ -17,6 +17,8 @@ type settled struct {
 	last   []probes.Observation
 	rounds int
 	gaps   []report.Gap
+	// decided is the median time to the sighting that decided an attempt, over all rounds; zero when none did.
+	decided time.Duration
 	// flapping are attempts by index that still changed when the limit had passed, each with the reason in words.
 	flapping map[int]string
 }
@@ -26,6 +28,7 @@ type numbered struct {
 	started time.Time
 	obs     []probes.Observation
 	seen    []compare.Observed
+	decided []time.Duration
 }
 
 // confirm is for how long, from the acceptance of the step's changes, rounds that agree with one another but contradict a promise go
@@ -53,7 +56,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		pending = append(pending, c)
 		go func() {
 			a := answer{numbered: numbered{started: time.Now()}}
-			a.obs, a.err = s.round(ctx, world, attempts, base)
+			a.obs, a.decided, a.err = s.round(ctx, world, attempts, base)
 			for i := range a.obs {
 				a.seen = append(a.seen, compare.Observe(a.obs[i], attempts[i]))
 			}
@@ -71,6 +74,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 	launch()
 
 	var history []numbered
+	var decided []time.Duration
 	for {
 		a := <-pending[0]
 		pending = pending[1:]
@@ -78,6 +82,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 			return settled{}, a.err
 		}
 		history = append(history, a.numbered)
+		decided = append(decided, a.decided...)
 		n := len(history)
 		if n < 2 {
 			continue
@@ -86,7 +91,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		waited := time.Since(accepted)
 		agreed := len(changed) == 0 && (waited > confirm || !contradicts(promises, history[n-1].seen))
 		if agreed || waited > s.o.Settle {
-			out := settled{last: history[n-1].obs, rounds: n, flapping: map[int]string{}}
+			out := settled{last: history[n-1].obs, rounds: n, decided: median(decided), flapping: map[int]string{}}
 			for _, i := range changed {
 				out.flapping[i] = fmt.Sprintf("verdict still changed after %s: last %s, then %s", s.o.Settle,
 					history[n-2].seen[i].Detail, history[n-1].seen[i].Detail)

@@ -23,6 +23,8 @@ import (
 type Agent interface {
 	// Run makes the attempts and calls each, from one goroutine at a time, for every outcome that came back before an error.
 	Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error
+	// Cut ends the attempts of these tokens that Run is making. Each gets an outcome of kind OutcomeUnknown, unless it has one.
+	Cut(ctx context.Context, tokens []probes.Token) error
 	// Arrivals returns what the pod's listeners recorded for these tokens; a token without an arrival has no entry.
 	Arrivals(ctx context.Context, tokens []probes.Token) ([]probes.Arrival, error)
 	// Health checks every listener of the pod.
@@ -52,6 +54,27 @@ type Policies interface {
 	Apply(ctx context.Context, p networkingv1.NetworkPolicy) error
 	Delete(ctx context.Context, name string) error
 	Clear(ctx context.Context, namespaces []string) error
+}
+
+// Witnesses are the run's witnesses in the kernels of its nodes.
+type Witnesses interface {
+	// Up brings them up and returns them by node. A node that is missing is unwitnessed, and the words say why, for the report. An error
+	// ends the run.
+	Up(ctx context.Context) (byNode map[string]Witness, missing string, err error)
+	// Close removes them and returns when they are gone; also after an Up that failed or was not called.
+	Close(ctx context.Context) error
+}
+
+// Witness is the witness of one node. An error of any method means that its word is missing, never that nothing was there to be seen.
+type Witness interface {
+	// Adopt names the pods of its node, by identity with the inode number of their network namespace, in place of those before. It returns
+	// how much the witness can watch.
+	Adopt(ctx context.Context, pods map[string]uint64) (probes.Level, error)
+	// Watch has the flows watched until they are forgotten.
+	Watch(ctx context.Context, flows []probes.Flow) error
+	// Sightings are what was seen of watched attempts so far.
+	Sightings(ctx context.Context, ids []string) ([]probes.Sighting, error)
+	Forget(ctx context.Context, ids []string) error
 }
 
 // Role tells what a world is for.
@@ -91,6 +114,10 @@ type Options struct {
 	Attempt string
 	// Replay returns the command that repeats one attempt of a scenario file. Required.
 	Replay func(file, attempt string) string
+	// Witnesses of the run's nodes. Default: none, the run is unwitnessed.
+	Witnesses Witnesses
+	// Unwitnessed says why there are no Witnesses, for the report.
+	Unwitnessed string
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
@@ -102,6 +129,8 @@ type Suite struct {
 	worlds   Worlds
 	policies Policies
 	o        Options
+	watch    *watch
+	ports    *ports
 	telling  sync.Mutex
 }
 
@@ -132,19 +161,29 @@ func New(w Worlds, p Policies, o Options) *Suite {
 	if o.Progress == nil {
 		o.Progress = func(string, time.Duration) {}
 	}
-	return &Suite{worlds: w, policies: p, o: o}
+	return &Suite{worlds: w, policies: p, o: o, watch: &watch{missing: o.Unwitnessed}, ports: newPorts()}
 }
 
 // Run carries out the scenarios in order and returns what it found. The report is complete as far as the run came, also when
 // the error is not nil; then the error is of the infrastructure. When it returns, every world that was made has been removed.
 func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.Report, err error) {
-	rep := &report.Report{Run: s.o.Run, Started: time.Now(), Level: "unwitnessed"}
-	defer func() { rep.Took = time.Since(rep.Started) }()
+	rep := &report.Report{Run: s.o.Run, Started: time.Now()}
+	defer func() {
+		rep.Level, rep.LevelReason = s.watch.level()
+		rep.Took = time.Since(rep.Started)
+	}()
 
 	var removals removals
 	defer func() { err = errors.Join(err, removals.wait(nil)) }()
 
-	// The beacons and the first world start side by side: both wait for pods most of the time.
+	// The witnesses, the beacons and the first world start side by side: all wait for pods most of the time.
+	witnessed := s.startWitnesses(ctx)
+	defer func() {
+		_ = witnessed() // its error has ended the run already, or the run ended before it mattered
+		if s.o.Witnesses != nil {
+			removals.start(nil, func() error { return s.closeWitnesses(ctx) })
+		}
+	}()
 	beacons := s.startBeacons(ctx)
 	defer func() {
 		if b, _ := beacons(); b != nil {
@@ -152,7 +191,7 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 		}
 	}()
 	for _, group := range plan.GroupByWorld(all) {
-		if err := s.runGroup(ctx, rep, beacons, &removals, group); err != nil {
+		if err := s.runGroup(ctx, rep, witnessed, beacons, &removals, group); err != nil {
 			return rep, err
 		}
 	}
@@ -175,7 +214,7 @@ func (s *Suite) startBeacons(ctx context.Context) func() (*beacons, error) {
 }
 
 // runGroup carries out scenarios that share one world.
-func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func() (*beacons, error), gone *removals, group []*scenarios.Scenario) error {
+func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func() error, beacons func() (*beacons, error), gone *removals, group []*scenarios.Scenario) error {
 	var names []string
 	for _, ns := range group[0].World.Namespaces {
 		names = append(names, ns.Name)
@@ -202,6 +241,10 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 			}
 		}
 	}
+	if err := witnessed(); err != nil {
+		return err
+	}
+	s.adopt(ctx, world)
 	// Attempts follow from the world alone, so one baseline serves every scenario of the group.
 	base, err := s.baseline(ctx, world, plans[0].Attempts)
 	if err != nil {
@@ -270,7 +313,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	if err != nil {
 		return out, err
 	}
-	out.Rounds, out.Gaps = settled.rounds, settled.gaps
+	out.Rounds, out.Gaps, out.Decided = settled.rounds, settled.gaps, settled.decided
 	for i, a := range p.Attempts {
 		j := compare.Judge(a, step.Promises[i], settled.last[i])
 		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.

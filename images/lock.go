@@ -24,6 +24,8 @@ const (
 	NodeImage = "docker.io/kindest/node"
 	// ProbeImage is the repository of the image that carries gapproof-probe.
 	ProbeImage = "gapproof.dev/probe"
+	// WitnessImage is the repository of the image that carries gapproof-witness.
+	WitnessImage = "gapproof.dev/witness"
 )
 
 // Image is one locked image.

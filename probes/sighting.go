@@ -143,34 +143,3 @@ type Accounting struct {
 	Dropped     uint64 `json:"dropped"`
 	Unaccounted uint64 `json:"unaccounted"`
 }
-
-// Account adds up the requests among the sightings of one attempt. A request that reached a pod and was dropped inside of it counts as
-// dropped, for it got to nobody there. Requests that died before they left their pod were sent all the same, so Sent is never less than
-// what arrived and was dropped.
-func Account(sightings []Sighting) Accounting {
-	var left, reached, dropped uint64
-	reachedIn, droppedIn := map[string]uint64{}, map[string]uint64{}
-	for _, s := range sightings {
-		if s.Packet != Request {
-			continue
-		}
-		switch s.Point {
-		case Left:
-			left += s.Count
-		case Reached:
-			reached += s.Count
-			reachedIn[s.Pod] += s.Count
-		case Dropped:
-			dropped += s.Count
-			droppedIn[s.Pod] += s.Count
-		}
-	}
-	for pod, n := range droppedIn {
-		if pod != "" { // the node's own namespace is on the way, nobody's destination
-			reached -= min(n, reachedIn[pod])
-		}
-	}
-	a := Accounting{Sent: max(left, reached+dropped), Arrived: reached, Dropped: dropped}
-	a.Unaccounted = a.Sent - a.Arrived - a.Dropped
-	return a
-}

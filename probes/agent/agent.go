@@ -4,6 +4,7 @@
 // only the API server's port-forward reaches it, which no policy can cut. Requests carry the run's bearer token:
 //
 //	POST /v1/attempts   one attempt per line; one outcome per line, as they come
+//	POST /v1/cut        one token per line; their attempts end at once, with an outcome of kind OutcomeUnknown that says so
 //	POST /v1/arrivals   one token per line; their arrivals (or all of them with ?since=CURSOR)
 //	GET  /v1/health     the agent's identity and the self-checks of its listeners
 //
@@ -17,10 +18,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -32,6 +30,7 @@ import (
 	"time"
 
 	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/probes/internal/loopback"
 	"github.com/gapproof/gapproof/probes/internal/stream"
 )
 
@@ -41,16 +40,8 @@ const (
 	DefaultPort = 4370
 	// DefaultConcurrency is how many attempts run at once: the bound that design.md sets.
 	DefaultConcurrency = 64
-	// MinToken is the shortest bearer token: 128 bits written in hexadecimal.
-	MinToken = 32
-	// headerTimeout bounds the wait for a request's head; loopback and the port-forward deliver it at once.
-	headerTimeout = 10 * time.Second
-	// writeTimeout bounds one write of an answer. A reader that takes nothing for so long has gone without closing.
-	writeTimeout = 30 * time.Second
-	// maxHeader holds the token and what a Go client adds; the default would be 1 MiB for anyone on the pod's loopback.
-	maxHeader = 8 << 10
-	// stopGrace is what requests get to write their last outcomes when the agent stops; the process ends within a second.
-	stopGrace = 500 * time.Millisecond
+	// MinToken is the shortest bearer token.
+	MinToken = loopback.MinToken
 )
 
 // Dialer makes one attempt and always has an outcome for it; the end of ctx makes it an outcome of kind Error.
@@ -87,13 +78,15 @@ type Agent struct {
 	identity  string
 	bootID    string
 	netns     uint64
-	tokenHash [sha256.Size]byte
+	token     string
 	dialer    Dialer
 	listeners Listeners
 	opts      Options
 	slots     chan struct{}
 	pace      pace
-	requests  sync.WaitGroup
+
+	mu      sync.Mutex
+	running map[probes.Token]context.CancelCauseFunc // attempts that a request may cut short
 }
 
 // New is an agent that answers requests with the bearer token, of at least [MinToken] visible characters.
@@ -114,11 +107,12 @@ func New(identity, token string, d Dialer, l Listeners, opts Options) (*Agent, e
 		identity:  identity,
 		bootID:    rand.Text(),
 		netns:     netns(),
-		tokenHash: sha256.Sum256([]byte(token)),
+		token:     token,
 		dialer:    d,
 		listeners: l,
 		opts:      opts,
 		slots:     make(chan struct{}, opts.Concurrency),
+		running:   map[probes.Token]context.CancelCauseFunc{},
 	}
 	if opts.Rate > 0 {
 		a.pace.interval = time.Second / time.Duration(opts.Rate)
@@ -127,15 +121,7 @@ func New(identity, token string, d Dialer, l Listeners, opts Options) (*Agent, e
 }
 
 // CheckToken says what keeps s from being a bearer token; it never quotes it.
-func CheckToken(s string) error {
-	if len(s) < MinToken {
-		return fmt.Errorf("token: %d characters, want at least %d", len(s), MinToken)
-	}
-	if i := strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
-		return fmt.Errorf("token: character %d is not a visible ASCII character", i)
-	}
-	return nil
-}
+func CheckToken(s string) error { return loopback.CheckToken(s) }
 
 // netns is the inode number of the process's network namespace, zero where the system has none.
 func netns() uint64 {
@@ -149,9 +135,7 @@ func netns() uint64 {
 
 // Listen opens the agent's socket on the loopback; port zero leaves the choice to the kernel.
 func Listen(ctx context.Context, port uint16) (net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(false) // nothing but the port-forward's plain TCP comes here
-	l, err := config.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	l, err := loopback.Listen(ctx, port)
 	if err != nil {
 		return nil, fmt.Errorf("opening the agent's socket: %w", err)
 	}
@@ -161,66 +145,15 @@ func Listen(ctx context.Context, port uint16) (net.Listener, error) {
 // Serve answers requests on l until ctx ends, then stops as the package doc says and closes l. It returns when every request has ended;
 // the error is nil unless l failed by itself.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
-	// Requests get a context of their own, so that what they tell of its end is why.
-	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	server := &http.Server{
-		Handler:           a.handler(),
-		ReadHeaderTimeout: headerTimeout,
-		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ErrorLog:          slog.NewLogLogger(a.opts.Log.Handler(), slog.LevelDebug),
-	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		cancel(errStopping)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			_ = server.Close() // whatever is left
-		}
-	})
-	err := server.Serve(l)
-	if stop() { // the socket failed, not the context
-		_ = server.Close() // its own error is the one to tell
-	} else {
-		<-stopped
-	}
-	a.requests.Wait()
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("serving the agent: %w", err)
-}
-
-// handler lets requests with the token through to their path.
-func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+stream.PathAttempts, a.serveAttempts)
+	mux.HandleFunc("POST "+stream.PathCut, a.serveCut)
 	mux.HandleFunc("POST "+stream.PathArrivals, a.serveArrivals)
 	mux.HandleFunc("GET "+stream.PathHealth, a.serveHealth)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.requests.Add(1)
-		defer a.requests.Done()
-		if !a.authorized(r) {
-			// Closing keeps the server from reading the rest of the body to reuse the connection.
-			w.Header().Set("Connection", "close")
-			w.WriteHeader(http.StatusUnauthorized)
-			a.opts.Log.Debug("request without the token", "path", r.URL.Path)
-			return
-		}
-		began := time.Now()
-		mux.ServeHTTP(w, r)
-		a.opts.Log.Debug("request answered", "path", r.URL.Path, "took", time.Since(began))
-	})
-}
-
-// authorized compares digests, which have one length, in constant time.
-func (a *Agent) authorized(r *http.Request) bool {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	got := sha256.Sum256([]byte(token))
-	return subtle.ConstantTimeCompare(got[:], a.tokenHash[:]) == 1 && ok
+	if err := loopback.New(a.token, mux, a.opts.Log).Serve(ctx, l, errStopping); err != nil {
+		return fmt.Errorf("serving the agent: %w", err)
+	}
+	return nil
 }
 
 // serveHealth checks the listeners and answers with the agent's health.
@@ -261,12 +194,12 @@ func (a *Agent) serveArrivals(w http.ResponseWriter, r *http.Request) {
 	}
 	end.Lines = len(arrivals)
 	end.Lost, end.LostUntil = a.listeners.Lost()
-	out := newWriter(w)
-	defer out.done()
+	out := loopback.NewWriter(w)
+	defer out.Done()
 	for i := range arrivals {
-		if out.write(stream.Line{Arrival: &arrivals[i]}) != nil {
+		if out.Write(stream.Line{Arrival: &arrivals[i]}) != nil {
 			return
 		}
 	}
-	out.end(end)
+	out.End(end)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/probes/internal/loopback"
 	"github.com/gapproof/gapproof/probes/internal/stream"
 )
 
@@ -31,11 +32,11 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 	stop := context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	out := newWriter(w)
-	defer out.done()
+	out := loopback.NewWriter(w)
+	defer out.Done()
 	lines := make(chan stream.Line, a.opts.Concurrency)
 	go a.runLines(ctx, stream.NewReader(r.Body, stream.MaxRequestLine), lines)
-	if err := out.flush(); err != nil { // the head, so that the caller knows it was heard
+	if err := out.Flush(); err != nil { // the head, so that the caller knows it was heard
 		cancel(err)
 	}
 	var end stream.End
@@ -43,15 +44,15 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 		if line.Outcome != nil {
 			end.Lines++
 		}
-		err := out.write(line)
+		err := out.Write(line)
 		if err == nil && len(lines) == 0 {
-			err = out.flush()
+			err = out.Flush()
 		}
 		if err != nil {
 			cancel(err)
 		}
 	}
-	out.end(end)
+	out.End(end)
 }
 
 // runLines starts an attempt per line, and closes the channel when the last one has ended.
@@ -91,7 +92,7 @@ func (a *Agent) runLines(ctx context.Context, in *stream.Reader, lines chan<- st
 		case a.begin(ctx):
 			wg.Go(func() {
 				defer func() { <-a.slots }()
-				outcome := a.dialer.Do(ctx, attempt)
+				outcome := a.do(ctx, attempt)
 				lines <- stream.Line{Outcome: &outcome}
 			})
 		default:
@@ -99,6 +100,51 @@ func (a *Agent) runLines(ctx context.Context, in *stream.Reader, lines chan<- st
 			return
 		}
 	}
+}
+
+// errCut is why an attempt ends early on request.
+var errCut = errors.New("cut short on request")
+
+// do makes the attempt in a context of its own, which a request may end. An outcome that came before the end stays what it is; what the
+// end itself made of the attempt is no fault, and becomes an outcome of no kind that says so.
+func (a *Agent) do(ctx context.Context, attempt probes.Attempt) probes.Outcome {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.mu.Lock()
+	a.running[attempt.Token] = cancel
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.running, attempt.Token)
+	}()
+	outcome := a.dialer.Do(ctx, attempt)
+	if outcome.Kind == probes.Error && errors.Is(context.Cause(ctx), errCut) {
+		outcome.Kind, outcome.Detail = probes.OutcomeUnknown, errCut.Error()
+	}
+	return outcome
+}
+
+// serveCut ends the attempts of the tokens in the request. A token whose attempt is not running is passed over: it has its outcome
+// already.
+func (a *Agent) serveCut(w http.ResponseWriter, r *http.Request) {
+	tokens, status, err := readTokens(http.MaxBytesReader(w, r.Body, stream.MaxBatch*stream.MaxRequestLine))
+	if err != nil {
+		http.Error(w, err.Error(), status)
+		return
+	}
+	var end stream.End
+	a.mu.Lock()
+	for _, t := range tokens {
+		if cancel := a.running[t]; cancel != nil {
+			cancel(errCut)
+			end.Lines++
+		}
+	}
+	a.mu.Unlock()
+	out := loopback.NewWriter(w)
+	defer out.Done()
+	out.End(end)
 }
 
 // begin waits for a slot and for the pace; it is false, with no slot taken, when ctx ended first.
@@ -153,43 +199,4 @@ func readTokens(body io.Reader) (tokens []probes.Token, status int, err error) {
 		}
 		tokens = append(tokens, t)
 	}
-}
-
-// writer writes the lines of an answer, each within writeTimeout.
-type writer struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	encoder *json.Encoder
-	err     error // the first; nothing is written after it
-}
-
-func newWriter(w http.ResponseWriter) *writer {
-	w.Header().Set("Content-Type", stream.MediaType)
-	return &writer{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
-}
-
-func (w *writer) write(line stream.Line) error {
-	if w.err == nil {
-		w.err = errors.Join(w.control.SetWriteDeadline(time.Now().Add(writeTimeout)), w.encoder.Encode(line))
-	}
-	return w.err
-}
-
-func (w *writer) flush() error {
-	if w.err == nil {
-		w.err = w.control.Flush()
-	}
-	return w.err
-}
-
-// end writes the last line. Whether it went is for nobody here: a caller without it knows that the answer was cut off.
-func (w *writer) end(end stream.End) {
-	if w.write(stream.Line{End: &end}) == nil {
-		_ = w.flush()
-	}
-}
-
-// done lifts the deadline, which would else hold for the connection's next answer.
-func (w *writer) done() {
-	_ = w.control.SetWriteDeadline(time.Time{}) // fails only on a connection that has gone
 }

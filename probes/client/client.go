@@ -1,8 +1,9 @@
-// Package client talks to the agent of one probe pod.
+// Package client talks to the agent of one probe pod, and to the witness of one node.
 //
 // [New] takes the function that opens a stream to the agent, such as one over the API server's port-forward. [Client.Run] and
-// [Client.Attempts] run a batch, [Client.Arrivals] asks what the pod's listeners saw, [Client.Health] how the agent is. Streams are
-// kept and used again, a few at once, so that one health check can pass a running batch; one that broke is replaced at the next call.
+// [Client.Attempts] run a batch, [Client.Cut] ends some of it, [Client.Arrivals] asks what the pod's listeners saw, [Client.Health] how
+// the agent is. [Witness] is the same for a node's kernel. Streams are kept and used again, a few at once, so that one health check
+// can pass a running batch; one that broke is replaced at the next call.
 //
 // Errors come in three kinds that a caller tells apart: [ErrAgentGone], the agent could not be reached or went away; [*AgentError], it
 // answered and refused; and the context's own error when the caller gave up.
@@ -92,6 +93,7 @@ const (
 type Client struct {
 	token     string
 	transport *http.Transport
+	boot      string // of the witness's process that is meant; empty for an agent
 }
 
 // New is a client that opens streams with dial and shows the bearer token. Dial's context is not the caller's alone: a stream may serve
@@ -216,20 +218,42 @@ func (c *Client) ArrivalsSince(ctx context.Context, cursor uint64) ([]probes.Arr
 // Health is the agent's answer about itself, with its listeners checked for it.
 func (c *Client) Health(ctx context.Context) (probes.Health, error) {
 	var health probes.Health
-	response, err := c.do(ctx, http.MethodGet, stream.PathHealth, nil)
-	if err == nil {
-		defer response.Body.Close()
-		var body []byte
-		if body, err = io.ReadAll(io.LimitReader(response.Body, maxHealth)); err != nil {
-			err = gone(ctx, err)
-		} else if err = stream.Decode(body, &health); err != nil {
-			err = fmt.Errorf("reading the answer: %w", err)
-		}
-	}
-	if err != nil {
+	if err := c.health(ctx, &health); err != nil {
 		return probes.Health{}, fmt.Errorf("asking for health: %w", err)
 	}
 	return health, nil
+}
+
+// health reads the one value of an answer about health.
+func (c *Client) health(ctx context.Context, into any) error {
+	response, err := c.do(ctx, http.MethodGet, stream.PathHealth, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxHealth))
+	if err != nil {
+		return gone(ctx, err)
+	}
+	if err := stream.Decode(body, into); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil
+}
+
+// Cut ends the attempts of these tokens that the agent is making; each has an outcome of kind OutcomeUnknown with the reason in
+// Detail, unless another came first. Tokens of other attempts are passed over.
+func (c *Client) Cut(ctx context.Context, tokens []probes.Token) error {
+	for batch := range slices.Chunk(tokens, stream.MaxBatch) {
+		body, err := encodeLines(batch)
+		if err == nil {
+			_, err = c.lines(ctx, stream.PathCut, body, func(stream.Line) {})
+		}
+		if err != nil {
+			return fmt.Errorf("cutting attempts short: %w", err)
+		}
+	}
+	return nil
 }
 
 // lines sends the body and gives every line of the answer but faults and the end to each. The error is that of the first fault, after
@@ -270,6 +294,9 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) (*htt
 		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+c.token)
+	if c.boot != "" {
+		request.Header.Set(stream.BootHeader, c.boot)
+	}
 	if method == http.MethodPost {
 		request.Header.Set("Content-Type", stream.MediaType)
 	}

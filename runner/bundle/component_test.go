@@ -63,7 +63,7 @@ func TestTheLabHasTheImagesThatKubeadmAndCalicoAskFor(t *testing.T) {
 		// manifests/calico-vxlan.yaml
 		"docker.io/calico/cni:v3.28.5", "docker.io/calico/node:v3.28.5", "docker.io/calico/kube-controllers:v3.28.5",
 		// our own
-		"docker.io/kindest/node:v1.37.2", "gapproof.dev/probe:lab",
+		"docker.io/kindest/node:v1.37.2", "gapproof.dev/probe:lab", "gapproof.dev/witness:lab",
 	} {
 		want[ref] = true
 	}

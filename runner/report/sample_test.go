@@ -144,7 +144,7 @@ func judged(tb testing.TB, text, file string, differs network) (report.Scenario,
 			judgements = append(judgements, j)
 		}
 		out.Steps = append(out.Steps, report.Step{
-			Name: step.Name, Enforced: 56 * time.Millisecond, Rounds: 2, Took: 3 * time.Second, Judgements: judgements,
+			Name: step.Name, Enforced: 56 * time.Millisecond, Decided: 23 * time.Millisecond, Rounds: 2, Took: 3 * time.Second, Judgements: judgements,
 		})
 	}
 	return out, s
@@ -182,7 +182,7 @@ var started = time.Date(2026, 3, 4, 10, 11, 12, 0, time.UTC)
 
 func header() report.Report {
 	return report.Report{
-		Run: "k7x2q", Started: started, Took: 41200 * time.Millisecond, Level: "unwitnessed",
+		Run: "k7x2q", Started: started, Took: 41200 * time.Millisecond, Level: "unwitnessed", LevelReason: "no witness on node-2: it was lost",
 		Versions: report.Versions{
 			Gapproof: "v0.1.0", Kubernetes: "v1.37.2", CNI: "Calico v3.28.5", Kernel: "6.18.5",
 			Images: []string{"lab.invalid/probe@sha256:aa"}, Nodes: []string{"lab-control-plane", "lab-worker"},

@@ -16,9 +16,11 @@ type Report struct {
 	Started  time.Time     `json:"started"`
 	Took     time.Duration `json:"took"`
 	Versions Versions      `json:"versions"`
-	// Level is the level of evidence: "full", "no drop program", "taps only" or "unwitnessed".
-	Level     string     `json:"level"`
-	Scenarios []Scenario `json:"scenarios"`
+	// Level is the level of evidence, as probes.Level writes it: the weakest that any node had at any time of the run.
+	Level string `json:"level"`
+	// LevelReason says why the level is no better, where that is known.
+	LevelReason string     `json:"levelReason,omitempty"`
+	Scenarios   []Scenario `json:"scenarios"`
 }
 
 // Versions says what was tested with what.
@@ -87,8 +89,11 @@ type Step struct {
 	// Enforced is how long the slowest node's beacon took to flip after the step's changes were accepted.
 	Enforced time.Duration `json:"enforced"`
 	// Rounds is how many rounds of attempts were needed until two successive ones agreed.
-	Rounds int           `json:"rounds"`
-	Took   time.Duration `json:"took"`
+	Rounds int `json:"rounds"`
+	// Decided is the median time from sending to verdict of the attempts whose packets a witness saw die, over all rounds; zero when
+	// there was none. Nothing else ends an attempt before its deadline but an answer.
+	Decided time.Duration `json:"decided,omitempty"`
+	Took    time.Duration `json:"took"`
 	// Gaps are verdicts that changed after the beacons had flipped.
 	Gaps []Gap `json:"gaps,omitempty"`
 	// Judgements are in the order of the plan's attempts; renderers put the worst first themselves.

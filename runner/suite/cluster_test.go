@@ -34,6 +34,9 @@ type memory struct {
 	ail func(name string, h *probes.Health)
 
 	mu       sync.Mutex
+	cuts     map[probes.Token]chan struct{}
+	cut      int
+	packets  []packet
 	policies map[string]networkingv1.NetworkPolicy
 	cluster  map[string]npav1alpha2.ClusterNetworkPolicy
 	// toothless serves ClusterNetworkPolicies and enforces none.
@@ -52,7 +55,10 @@ type state struct {
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
-	m := &memory{policies: map[string]networkingv1.NetworkPolicy{}, cluster: map[string]npav1alpha2.ClusterNetworkPolicy{}, slow: map[string]bool{}, dead: func(string) bool { return false }}
+	m := &memory{
+		policies: map[string]networkingv1.NetworkPolicy{}, cluster: map[string]npav1alpha2.ClusterNetworkPolicy{}, slow: map[string]bool{},
+		cuts: map[probes.Token]chan struct{}{}, dead: func(string) bool { return false },
+	}
 	m.accept()
 	return m
 }
@@ -300,8 +306,9 @@ type memoryAgent struct {
 var errDead = errors.New("connection refused")
 
 func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
-	var longest time.Duration
-	var dropped []probes.Attempt
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var telling sync.Mutex
 	for _, at := range attempts {
 		a.m.mu.Lock()
 		if a.m.dead(a.name) {
@@ -309,25 +316,45 @@ func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each f
 			return errDead
 		}
 		to, allowed := a.m.decide(a.name, at)
+		short := make(chan struct{})
+		a.m.cuts[at.Token] = short
+		a.m.packets = append(a.m.packets, packet{a.name, at.Protocol, at.SourcePort, allowed, time.Now()})
 		a.m.mu.Unlock()
-		if !allowed {
-			dropped, longest = append(dropped, at), max(longest, at.Deadline)
+		if allowed {
+			telling.Lock()
+			each(probes.Outcome{AttemptID: at.ID, Kind: probes.Replied, Responder: to, Started: time.Now()})
+			telling.Unlock()
 			continue
 		}
-		each(probes.Outcome{AttemptID: at.ID, Kind: probes.Replied, Responder: to, Started: time.Now()})
+		wg.Go(func() {
+			timer := time.NewTimer(at.Deadline)
+			defer timer.Stop()
+			outcome := probes.Outcome{AttemptID: at.ID, Kind: probes.TimedOut, Took: at.Deadline}
+			select {
+			case <-timer.C:
+			case <-short:
+				outcome = probes.Outcome{AttemptID: at.ID, Detail: "cut short on request"}
+			case <-ctx.Done():
+				return
+			}
+			telling.Lock()
+			defer telling.Unlock()
+			each(outcome)
+		})
 	}
-	if len(dropped) == 0 {
-		return nil
-	}
-	timer := time.NewTimer(longest)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for _, at := range dropped {
-		each(probes.Outcome{AttemptID: at.ID, Kind: probes.TimedOut, Took: at.Deadline})
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (a *memoryAgent) Cut(_ context.Context, tokens []probes.Token) error {
+	a.m.mu.Lock()
+	defer a.m.mu.Unlock()
+	for _, t := range tokens {
+		if short := a.m.cuts[t]; short != nil {
+			close(short)
+			delete(a.m.cuts, t)
+			a.m.cut++
+		}
 	}
 	return nil
 }
@@ -378,9 +405,132 @@ func (a *memoryAgent) Health(context.Context) (probes.Health, error) {
 	if a.m.dead(a.name) {
 		return probes.Health{}, errDead
 	}
-	h := probes.Health{Identity: a.name, BootID: "1", At: time.Now()}
+	h := probes.Health{Identity: a.name, BootID: "1", At: time.Now(), NetNS: 1}
 	if a.m.ail != nil && len(a.m.policies) == 3 { // from the first step on: the baseline was sound
 		a.m.ail(a.name, &h)
 	}
 	return h, nil
+}
+
+// packet is a request that a pod of the memory has sent.
+type packet struct {
+	pod      string
+	protocol probes.Protocol
+	port     uint16
+	passed   bool
+	at       time.Time
+}
+
+// memoryWitness is the kernel of every node of a memory: the suite's second implementation of that seam.
+type memoryWitness struct {
+	m *memory
+	// ups are the nodes that have a witness.
+	ups []string
+	// late is how long after a packet died the kernel tells of it; blind kernels never tell of drops.
+	late  time.Duration
+	blind bool
+	// dead witnesses answer nothing.
+	dead func() bool
+
+	mu     sync.Mutex
+	closed bool
+	flows  map[string]probes.Flow
+	told   int
+}
+
+func newMemoryWitness(m *memory) *memoryWitness {
+	return &memoryWitness{m: m, ups: []string{"node-1", "node-2"}, dead: func() bool { return false }, flows: map[string]probes.Flow{}}
+}
+
+func (w *memoryWitness) Up(context.Context) (map[string]Witness, string, error) {
+	up := map[string]Witness{}
+	for _, node := range w.ups {
+		up[node] = w
+	}
+	return up, "", nil
+}
+
+func (w *memoryWitness) Close(context.Context) error {
+	w.closed = true
+	return nil
+}
+
+func (w *memoryWitness) Adopt(context.Context, map[string]uint64) (probes.Level, error) {
+	if w.dead() {
+		return probes.Unwitnessed, errDead
+	}
+	return probes.Full, nil
+}
+
+func (w *memoryWitness) Watch(_ context.Context, flows []probes.Flow) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead() {
+		return errDead
+	}
+	for _, f := range flows {
+		for id, other := range w.flows {
+			if id != f.AttemptID && other.Source == f.Source && other.Protocol == f.Protocol {
+				return fmt.Errorf("source %s is watched for another attempt", f.Source)
+			}
+		}
+		w.flows[f.AttemptID] = f
+	}
+	return nil
+}
+
+func (w *memoryWitness) Sightings(_ context.Context, ids []string) ([]probes.Sighting, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead() {
+		return nil, errDead
+	}
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	var seen []probes.Sighting
+	for _, id := range ids {
+		flow, ok := w.flows[id]
+		if !ok {
+			return nil, fmt.Errorf("attempt %q is not watched", id)
+		}
+		for _, p := range w.m.packets {
+			if p.port != flow.Source.Port() || p.protocol != flow.Protocol || w.m.ip(p.pod) != flow.Source.Addr() {
+				continue
+			}
+			s := probes.Sighting{AttemptID: id, Packet: probes.Request, Point: probes.Left, Count: 1, Node: "node-1", Pod: p.pod}
+			seen = append(seen, s)
+			switch {
+			case p.passed:
+				s.Point, s.Pod = probes.Reached, "somebody"
+				seen = append(seen, s)
+			case !w.blind && time.Since(p.at) >= w.late:
+				s.Point, s.Pod, s.Reason = probes.Dropped, "", "NETFILTER_DROP"
+				seen = append(seen, s)
+			}
+			w.told++
+		}
+	}
+	return seen, nil
+}
+
+func (w *memoryWitness) Forget(_ context.Context, ids []string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead() {
+		return errDead
+	}
+	for _, id := range ids {
+		delete(w.flows, id)
+	}
+	return nil
+}
+
+// ip is a pod's address. The caller holds mu.
+func (m *memory) ip(pod string) netip.Addr {
+	for _, w := range m.worlds {
+		if facts, ok := w.facts.Pods[pod]; ok {
+			return facts.IP
+		}
+	}
+	return netip.Addr{}
 }

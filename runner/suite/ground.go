@@ -18,6 +18,7 @@ func (s *Suite) remake(ctx context.Context, world World, p *plan.Plan, index int
 		return p, fmt.Errorf("making pods again: %w", err)
 	}
 	s.progress(fmt.Sprintf("%d pods changed", len(changes)), time.Since(started))
+	s.adopt(ctx, world) // pods made again have network namespaces of their own
 	renewed, err := p.Renew(index, world.Facts())
 	if err != nil {
 		return p, err

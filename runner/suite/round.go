@@ -24,8 +24,8 @@ const (
 )
 
 // round makes every attempt once and gathers its facts. It fails only when ctx ends: whatever an agent does not tell is
-// recorded as missing in the observation's control.
-func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, error) {
+// recorded as missing in the observation's control. The durations are how long each attempt took that was decided by a sighting.
+func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, []time.Duration, error) {
 	obs := make([]probes.Observation, len(attempts))
 	bySource := map[string][]int{}
 	involved := map[string]bool{}
@@ -41,13 +41,14 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 		}
 	}
 	before := s.healths(ctx, world, involved)
+	vigil := s.keepVigil(ctx, world, attempts, obs)
 
 	faults := map[string]string{}
 	var mu sync.Mutex
 	g, gctx := errgroup.WithContext(ctx)
 	for source, indexes := range bySource {
 		g.Go(func() error {
-			err := s.runBatch(gctx, world.Agent(source), obs, indexes)
+			err := s.runBatch(gctx, world.Agent(source), obs, indexes, vigil.resolved)
 			if err != nil {
 				mu.Lock()
 				faults[source] = err.Error()
@@ -56,13 +57,15 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 			return ctx.Err() // one agent's fault does not end the others' attempts
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
+	err := g.Wait()
+	decided := vigil.end(ctx, obs) // also after an error: who started it waits for it
+	if err != nil {
+		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
 	s.arrivals(ctx, world, attempts, obs)
 	after := s.healths(ctx, world, involved)
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
+		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
 	for i, a := range attempts {
 		c := &obs[i].Control
@@ -77,11 +80,11 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 			c.Baseline, c.BaselineFault = base[i].Outcome.Kind, base[i].Control.BaselineFault
 		}
 	}
-	return obs, nil
+	return obs, decided, nil
 }
 
-// runBatch sends one source its attempts and puts the outcomes into their slots.
-func (s *Suite) runBatch(ctx context.Context, agent Agent, obs []probes.Observation, indexes []int) error {
+// runBatch sends one source its attempts, puts the outcomes into their slots and tells resolved of each.
+func (s *Suite) runBatch(ctx context.Context, agent Agent, obs []probes.Observation, indexes []int, resolved func(int)) error {
 	if agent == nil {
 		return fmt.Errorf("no agent in this pod")
 	}
@@ -98,6 +101,7 @@ func (s *Suite) runBatch(ctx context.Context, agent Agent, obs []probes.Observat
 	err := agent.Run(ctx, batch, func(o probes.Outcome) {
 		if i, ok := slot[o.AttemptID]; ok {
 			obs[i].Outcome = o
+			resolved(i)
 		}
 	})
 	if err != nil {
@@ -211,7 +215,7 @@ func firstOf(a, b string) string {
 func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Planned) ([]probes.Observation, error) {
 	started := time.Now()
 	for {
-		obs, err := s.round(ctx, world, attempts, nil)
+		obs, _, err := s.round(ctx, world, attempts, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,8 @@ import (
 type settled struct {
 	// rounds are all of them, in order; there are at least two.
 	rounds []compare.Round
+	// decided is the median time to the sighting that decided an attempt, over all rounds; zero when none did.
+	decided time.Duration
 }
 
 // numbered is one finished round.
@@ -22,6 +24,7 @@ type numbered struct {
 	started time.Time
 	obs     []probes.Observation
 	seen    []compare.Observed
+	decided []time.Duration
 }
 
 // confirm is for how long, from the acceptance of the step's changes, rounds that agree with one another but contradict a promise go
@@ -49,7 +52,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		pending = append(pending, c)
 		go func() {
 			a := answer{numbered: numbered{started: time.Now()}}
-			a.obs, a.err = s.round(ctx, world, attempts, base)
+			a.obs, a.decided, a.err = s.round(ctx, world, attempts, base)
 			for i := range a.obs {
 				a.seen = append(a.seen, compare.Observe(a.obs[i], attempts[i]))
 			}
@@ -67,6 +70,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 	launch()
 
 	var history []numbered
+	var decided []time.Duration
 	for {
 		a := <-pending[0]
 		pending = pending[1:]
@@ -74,6 +78,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 			return settled{}, a.err
 		}
 		history = append(history, a.numbered)
+		decided = append(decided, a.decided...)
 		n := len(history)
 		if n < 2 {
 			continue
@@ -82,7 +87,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		waited := time.Since(accepted)
 		agreed := len(changed) == 0 && (waited > confirm || !contradicts(promises, history[n-1].seen))
 		if agreed || waited > s.o.Settle {
-			var out settled
+			out := settled{decided: median(decided)}
 			for _, round := range history {
 				out.rounds = append(out.rounds, compare.Round{After: round.started.Sub(accepted), Observations: round.obs})
 			}

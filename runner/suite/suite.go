@@ -22,6 +22,8 @@ import (
 type Agent interface {
 	// Run makes the attempts and calls each, from one goroutine at a time, for every outcome that came back before an error.
 	Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error
+	// Cut ends the attempts of these tokens that Run is making. Each gets an outcome of kind OutcomeUnknown, unless it has one.
+	Cut(ctx context.Context, tokens []probes.Token) error
 	// Arrivals returns what the pod's listeners recorded for these tokens; a token without an arrival has no entry.
 	Arrivals(ctx context.Context, tokens []probes.Token) ([]probes.Arrival, error)
 	// Health checks every listener of the pod.
@@ -83,6 +85,27 @@ func (noRecord) Planned(*plan.Plan, plan.Facts, []probes.Observation) error { re
 func (noRecord) Accepted(context.Context, string, []string) error           { return nil }
 func (noRecord) Observed(report.Step, []compare.Round) error                { return nil }
 
+// Witnesses are the run's witnesses in the kernels of its nodes.
+type Witnesses interface {
+	// Up brings them up and returns them by node. A node that is missing is unwitnessed, and the words say why, for the report. An error
+	// ends the run.
+	Up(ctx context.Context) (byNode map[string]Witness, missing string, err error)
+	// Close removes them and returns when they are gone; also after an Up that failed or was not called.
+	Close(ctx context.Context) error
+}
+
+// Witness is the witness of one node. An error of any method means that its word is missing, never that nothing was there to be seen.
+type Witness interface {
+	// Adopt names the pods of its node, by identity with the inode number of their network namespace, in place of those before. It returns
+	// how much the witness can watch.
+	Adopt(ctx context.Context, pods map[string]uint64) (probes.Level, error)
+	// Watch has the flows watched until they are forgotten.
+	Watch(ctx context.Context, flows []probes.Flow) error
+	// Sightings are what was seen of watched attempts so far.
+	Sightings(ctx context.Context, ids []string) ([]probes.Sighting, error)
+	Forget(ctx context.Context, ids []string) error
+}
+
 // Role tells what a world is for.
 type Role string
 
@@ -124,6 +147,10 @@ type Options struct {
 	Cluster ClusterPolicies
 	// Record keeps the evidence. Default: nobody does.
 	Record Recorder
+	// Witnesses of the run's nodes. Default: none, the run is unwitnessed.
+	Witnesses Witnesses
+	// Unwitnessed says why there are no Witnesses, for the report.
+	Unwitnessed string
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.
@@ -135,6 +162,8 @@ type Suite struct {
 	worlds   Worlds
 	policies Policies
 	o        Options
+	watch    *watch
+	ports    *ports
 	telling  sync.Mutex
 }
 
@@ -168,14 +197,17 @@ func New(w Worlds, p Policies, o Options) *Suite {
 	if o.Progress == nil {
 		o.Progress = func(string, time.Duration) {}
 	}
-	return &Suite{worlds: w, policies: p, o: o}
+	return &Suite{worlds: w, policies: p, o: o, watch: &watch{missing: o.Unwitnessed}, ports: newPorts()}
 }
 
 // Run carries out the scenarios in order and returns what it found. The report is complete as far as the run came, also when
 // the error is not nil; then the error is of the infrastructure. When it returns, every world that was made has been removed.
 func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.Report, err error) {
-	rep := &report.Report{Run: s.o.Run, Started: time.Now(), Level: "unwitnessed"}
-	defer func() { rep.Took = time.Since(rep.Started) }()
+	rep := &report.Report{Run: s.o.Run, Started: time.Now()}
+	defer func() {
+		rep.Level, rep.LevelReason = s.watch.level()
+		rep.Took = time.Since(rep.Started)
+	}()
 
 	all, rep.Scenarios, err = s.sift(ctx, all)
 	if err != nil || len(all) == 0 {
@@ -184,7 +216,14 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 	var removals removals
 	defer func() { err = errors.Join(err, removals.wait(nil)) }()
 
-	// The beacons and the first world start side by side: both wait for pods most of the time.
+	// The witnesses, the beacons and the first world start side by side: all wait for pods most of the time.
+	witnessed := s.startWitnesses(ctx)
+	defer func() {
+		_ = witnessed() // its error has ended the run already, or the run ended before it mattered
+		if s.o.Witnesses != nil {
+			removals.start(nil, func() error { return s.closeWitnesses(ctx) })
+		}
+	}()
 	beacons := s.startBeacons(ctx)
 	defer func() {
 		if b, _ := beacons(); b != nil {
@@ -192,7 +231,7 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 		}
 	}()
 	for _, group := range plan.GroupByWorld(all) {
-		if err := s.runGroup(ctx, rep, beacons, &removals, group); err != nil {
+		if err := s.runGroup(ctx, rep, witnessed, beacons, &removals, group); err != nil {
 			return rep, err
 		}
 	}
@@ -215,7 +254,7 @@ func (s *Suite) startBeacons(ctx context.Context) func() (*beacons, error) {
 }
 
 // runGroup carries out scenarios that share one world.
-func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func() (*beacons, error), gone *removals, group []*scenarios.Scenario) error {
+func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func() error, beacons func() (*beacons, error), gone *removals, group []*scenarios.Scenario) error {
 	var names []string
 	for _, ns := range group[0].World.Namespaces {
 		names = append(names, ns.Name)
@@ -242,6 +281,10 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, beacons func()
 			}
 		}
 	}
+	if err := witnessed(); err != nil {
+		return err
+	}
+	s.adopt(ctx, world)
 	// Attempts follow from the world alone, so one baseline serves every scenario of the group until one makes pods again.
 	base, err := s.baseline(ctx, world, plans[0].Attempts)
 	if err != nil {
@@ -343,7 +386,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 		return out, p, err
 	}
 	g.Hold(attempts, step.Promises, settled.rounds)
-	out.Rounds = len(settled.rounds)
+	out.Rounds, out.Decided = len(settled.rounds), settled.decided
 	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds, s.o.Settle)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {

@@ -31,21 +31,13 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/gapproof/gapproof/probes/agent"
 	"github.com/gapproof/gapproof/probes/dial"
+	"github.com/gapproof/gapproof/probes/internal/program"
 	"github.com/gapproof/gapproof/probes/internal/wire"
 	"github.com/gapproof/gapproof/probes/listen"
-)
-
-// Exit codes, as the package doc has them.
-const (
-	exitOK             = 0
-	exitUsage          = 2
-	exitInfrastructure = 4
 )
 
 func main() {
@@ -60,27 +52,27 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	c, err := parse(args, env, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return exitOK
+		return program.ExitOK
 	case err != nil:
 		fmt.Fprintln(stderr, err)
 		fmt.Fprintln(stderr, "hint: gapproof-probe --help lists the flags")
-		return exitUsage
+		return program.ExitUsage
 	case c.mode == connectAgent:
 		if err := connect(ctx, c.agentPort, os.Stdin, stdout); err != nil {
 			fmt.Fprintln(stderr, err)
-			return exitInfrastructure
+			return program.ExitInfrastructure
 		}
-		return exitOK
+		return program.ExitOK
 	case c.mode == printVersion:
-		fmt.Fprintf(stdout, "gapproof-probe %s %s/%s %s\n", version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-		return exitOK
+		fmt.Fprintf(stdout, "gapproof-probe %s %s/%s %s\n", program.Version(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+		return program.ExitOK
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	if err := serve(ctx, c, log); err != nil {
 		log.Error("probe ended", "err", err)
-		return exitInfrastructure
+		return program.ExitInfrastructure
 	}
-	return exitOK
+	return program.ExitOK
 }
 
 // serve runs listeners and agent until ctx ends.
@@ -100,21 +92,13 @@ func serve(ctx context.Context, c config, log *slog.Logger) error {
 		return err
 	}
 	served, err := agent.New(c.identity, c.token, dialer, listeners, agent.Options{
-		Concurrency: c.concurrency, Rate: c.rate, Version: version(), Log: log,
+		Concurrency: c.concurrency, Rate: c.rate, Version: program.Version(), Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	log.Info("probe serves", "identity", c.identity, "agent", socket.Addr().String(), "listeners", fmt.Sprint(c.listen), "version", version())
+	log.Info("probe serves", "identity", c.identity, "agent", socket.Addr().String(), "listeners", fmt.Sprint(c.listen), "version", program.Version())
 	return served.Serve(ctx, socket)
-}
-
-// version is the version of the main module that the build recorded.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 // mode is what the program was asked to do.
@@ -165,7 +149,7 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 		c.mode = printVersion
 		return c, nil
 	}
-	faults := []error{fromEnvironment(flags, env)}
+	faults := []error{program.FromEnvironment(flags, env)}
 	if flags.NArg() > 0 {
 		faults = append(faults, fmt.Errorf("arguments: %q are not flags", flags.Args()))
 	}
@@ -186,64 +170,9 @@ func parse(args []string, env func(string) (string, bool), stderr io.Writer) (co
 	if c.concurrency < 1 || c.rate < 0 {
 		faults = append(faults, fmt.Errorf("--concurrency %d is below 1 or --rate %d below 0", c.concurrency, c.rate))
 	}
-	if c.token, err = readToken(*tokenFile); err != nil {
+	if c.token, err = program.ReadToken(*tokenFile); err != nil {
 		faults = append(faults, fmt.Errorf("--token-file: %w", err))
 	}
 	c.identity = *identity
 	return c, errors.Join(faults...)
-}
-
-// fromEnvironment sets the flags that were not given from GAPPROOF_AGENT_PORT and its like.
-func fromEnvironment(flags *flag.FlagSet, env func(string) (string, bool)) error {
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	var faults []error
-	flags.VisitAll(func(f *flag.Flag) {
-		name := "GAPPROOF_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if value, ok := env(name); ok && !given[f.Name] && f.Name != "version" {
-			if err := flags.Set(f.Name, value); err != nil {
-				faults = append(faults, fmt.Errorf("%s: %q: %w", name, value, err))
-			}
-		}
-	})
-	return errors.Join(faults...)
-}
-
-// Limits of the token file.
-const (
-	// maxTokenFile holds any token; a larger file is not one.
-	maxTokenFile = 4 << 10
-	// othersMask are the permissions of everybody, which a secret must not have.
-	othersMask = 0o007
-)
-
-// readToken reads the token, without the line end that editors leave. Its errors never quote it.
-func readToken(path string) (string, error) {
-	if path == "" {
-		return "", errors.New("is required")
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return "", err
-	}
-	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&othersMask != 0 {
-		return "", fmt.Errorf("%s: mode %s: want a file that others can neither read nor write (defaultMode 0440 and an fsGroup)", path, mode)
-	}
-	text, err := io.ReadAll(io.LimitReader(file, maxTokenFile+1))
-	if err != nil {
-		return "", err
-	}
-	token := strings.TrimRight(string(text), "\r\n")
-	if len(text) > maxTokenFile {
-		return "", fmt.Errorf("%s: more than %d bytes", path, maxTokenFile)
-	}
-	if err := agent.CheckToken(token); err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	return token, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/probes/client"
 	"github.com/gapproof/gapproof/probes/internal/leaktest"
+	"github.com/gapproof/gapproof/probes/internal/program"
 )
 
 const token = "0123456789abcdef0123456789abcdef"
@@ -97,14 +98,14 @@ func TestFaultsOfUsageAreToldTogether(t *testing.T) {
 		{"an empty token", []string{"--identity=a/b", "--token-file=" + tokenFile(t, "\n", 0o400)}, nil, []string{"0 characters"}},
 		{"a token in two lines", []string{"--identity=a/b", "--token-file=" + tokenFile(t, token+"\n"+token, 0o400)}, nil, []string{"character 32"}},
 		{"a directory for a token", []string{"--identity=a/b", "--token-file=" + t.TempDir()}, nil, []string{"mode d"}},
-		{"a token file without end", []string{"--identity=a/b", "--token-file=" + tokenFile(t, strings.Repeat("x", maxTokenFile+1), 0o400)}, nil, []string{"more than"}},
+		{"a token file without end", []string{"--identity=a/b", "--token-file=" + tokenFile(t, strings.Repeat("x", program.MaxTokenFile+1), 0o400)}, nil, []string{"more than"}},
 		{"a bad variable", []string{"--identity=a/b", "--token-file=" + good}, map[string]string{"GAPPROOF_AGENT_PORT": "x"}, []string{`GAPPROOF_AGENT_PORT: "x"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := run(t.Context(), tt.args, func(name string) (string, bool) { v, ok := tt.env[name]; return v, ok }, &stdout, &stderr)
-			if code != exitUsage || stdout.Len() > 0 {
-				t.Errorf("want exit code %d and an empty standard output, got %d and %q", exitUsage, code, &stdout)
+			if code != program.ExitUsage || stdout.Len() > 0 {
+				t.Errorf("want exit code %d and an empty standard output, got %d and %q", program.ExitUsage, code, &stdout)
 			}
 			for _, want := range tt.want {
 				if !strings.Contains(stderr.String(), want) {
@@ -120,11 +121,11 @@ func TestFaultsOfUsageAreToldTogether(t *testing.T) {
 
 func TestVersionAndHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"--version"}, noEnv, &stdout, &stderr); code != exitOK || !strings.HasPrefix(stdout.String(), "gapproof-probe ") {
+	if code := run(t.Context(), []string{"--version"}, noEnv, &stdout, &stderr); code != program.ExitOK || !strings.HasPrefix(stdout.String(), "gapproof-probe ") {
 		t.Errorf("--version: exit code %d, %q", code, &stdout)
 	}
 	stdout.Reset()
-	if code := run(t.Context(), []string{"--help"}, noEnv, &stdout, &stderr); code != exitOK || !strings.Contains(stderr.String(), "-token-file") || stdout.Len() > 0 {
+	if code := run(t.Context(), []string{"--help"}, noEnv, &stdout, &stderr); code != program.ExitOK || !strings.Contains(stderr.String(), "-token-file") || stdout.Len() > 0 {
 		t.Errorf("--help: exit code %d, %q, %q", code, &stdout, &stderr)
 	}
 }
@@ -158,8 +159,8 @@ func TestABusyListenerIsAFaultAndABusyAgentPortTheEnd(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		args := []string{"--identity=a/b", "--token-file=" + path, fmt.Sprint("--agent-port=", port), fmt.Sprintf("--listen=TCP/%d,UDP/%d", taken, taken)}
-		if code := run(ctx, args, noEnv, new(bytes.Buffer), &stderr); code != exitOK {
-			t.Errorf("want exit code %d, got %d", exitOK, code)
+		if code := run(ctx, args, noEnv, new(bytes.Buffer), &stderr); code != program.ExitOK {
+			t.Errorf("want exit code %d, got %d", program.ExitOK, code)
 		}
 	})
 	health := waitFor(t, clientOf(t, port))
@@ -173,8 +174,8 @@ func TestABusyListenerIsAFaultAndABusyAgentPortTheEnd(t *testing.T) {
 	}
 
 	args := []string{"--identity=a/b", "--token-file=" + path, fmt.Sprint("--agent-port=", taken)}
-	if code := run(t.Context(), args, noEnv, new(bytes.Buffer), &stderr); code != exitInfrastructure {
-		t.Errorf("agent's port in use: want exit code %d, got %d", exitInfrastructure, code)
+	if code := run(t.Context(), args, noEnv, new(bytes.Buffer), &stderr); code != program.ExitInfrastructure {
+		t.Errorf("agent's port in use: want exit code %d, got %d", program.ExitInfrastructure, code)
 	}
 }
 

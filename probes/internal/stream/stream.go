@@ -1,6 +1,6 @@
-// Package stream is the language between an agent and its client: paths, limits, and JSON lines both ways.
+// Package stream is the language between an agent or a witness and its client: paths, limits, and JSON lines both ways.
 //
-// A request body is one value per line; the answer is one [Line] per outcome or arrival as it comes, a [Fault] for a line that could not be
+// A request body is one value per line; the answer is one [Line] per outcome, arrival or sighting as it comes, a [Fault] for a line that could not be
 // read, and one [End], without which the answer was cut off. [Reader] gives the lines of either side, [Decode] reads one strictly.
 //
 // The trap: an answer has status 200 before the first line was read, so the status of what went wrong later is in the Fault.
@@ -18,14 +18,26 @@ import (
 	"github.com/gapproof/gapproof/probes"
 )
 
-// The agent's paths and the media type of JSON lines.
+// The paths of an agent and the media type of JSON lines.
 const (
 	PathAttempts = "/v1/attempts"
+	PathCut      = "/v1/cut"
 	PathArrivals = "/v1/arrivals"
 	PathHealth   = "/v1/health"
 	MediaType    = "application/x-ndjson"
 	// SinceParameter is the query parameter of PathArrivals that asks for all arrivals after a cursor, in place of tokens.
 	SinceParameter = "since"
+)
+
+// The paths of a witness; its health is at PathHealth.
+const (
+	PathAdopt     = "/v1/adopt"
+	PathWatch     = "/v1/watch"
+	PathSightings = "/v1/sightings"
+	PathForget    = "/v1/forget"
+	// BootHeader carries, to every path of a witness but its health, the BootID of the process that is meant. Another one answers
+	// with status 409: what the one before it was told to watch is not watched any more, and must not read as not seen.
+	BootHeader = "Gapproof-Boot"
 )
 
 // Limits of a stream.
@@ -41,10 +53,19 @@ const (
 
 // Line is one line of an answer; exactly one field is set.
 type Line struct {
-	Outcome *probes.Outcome `json:"outcome,omitempty"`
-	Arrival *probes.Arrival `json:"arrival,omitempty"`
-	Fault   *Fault          `json:"fault,omitempty"`
-	End     *End            `json:"end,omitempty"`
+	Outcome  *probes.Outcome  `json:"outcome,omitempty"`
+	Arrival  *probes.Arrival  `json:"arrival,omitempty"`
+	Sighting *probes.Sighting `json:"sighting,omitempty"`
+	Fault    *Fault           `json:"fault,omitempty"`
+	End      *End             `json:"end,omitempty"`
+}
+
+// Pod is one line of a request to PathAdopt: a probe pod on the witness's node.
+type Pod struct {
+	// Identity is the pod's "namespace/pod".
+	Identity string `json:"identity"`
+	// NetNS is the inode number of its network namespace, as [probes.Health] tells it.
+	NetNS uint64 `json:"netns"`
 }
 
 // Fault is a part of the request that the agent did not do.
@@ -59,7 +80,7 @@ type Fault struct {
 
 // End is the last line of an answer.
 type End struct {
-	// Lines is how many outcomes or arrivals came before it.
+	// Lines is how many outcomes, arrivals or sightings came before it; of a request that gets none, how many of its lines were acted on.
 	Lines int `json:"lines"`
 	// Cursor follows the last arrival; PathArrivals only.
 	Cursor uint64 `json:"cursor,omitempty"`

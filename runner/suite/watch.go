@@ -1,0 +1,434 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/plan"
+)
+
+const (
+	// glance is between two looks at what the witnesses have seen: a packet dies within a millisecond of being sent, and a question takes
+	// some two on its way through the API server. More often would ask for nothing new, more seldom would be what a verdict waits for.
+	glance = 5 * time.Millisecond
+	// tellLimit bounds one request to a witness. One that is slower than an agent may be is of no use to a round.
+	tellLimit = askLimit
+)
+
+// watch is what the run knows of its witnesses.
+type watch struct {
+	mu     sync.Mutex
+	up     map[string]Witness      // by node
+	levels map[string]probes.Level // by node, of those that have adopted the present world
+	lowest probes.Level            // so far, over all worlds
+	asked  bool                    // lowest holds something
+	// missing says what is missing and why, first reason first.
+	missing string
+}
+
+// level is the run's level and why it is no better.
+func (w *watch) level() (level, reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lowest.String(), w.missing
+}
+
+// lower notes that some node of the run was watched no better than this.
+func (w *watch) lower(level probes.Level, reason string) {
+	if !w.asked || level < w.lowest {
+		w.lowest, w.asked = level, true
+	}
+	if w.missing == "" {
+		w.missing = reason
+	}
+}
+
+// of is the witness of a node that has adopted the present world, and its level.
+func (w *watch) of(node string) (Witness, probes.Level) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.levels[node] == probes.Unwitnessed {
+		return nil, probes.Unwitnessed
+	}
+	return w.up[node], w.levels[node]
+}
+
+// lose gives a witness up until it has adopted a world again: what it was told before it failed may be forgotten.
+func (s *Suite) lose(node string, err error) {
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	if s.watch.levels[node] == probes.Unwitnessed {
+		return // known already
+	}
+	delete(s.watch.levels, node)
+	s.watch.lower(probes.Unwitnessed, fmt.Sprintf("the witness of %s was lost: %v", node, err))
+	s.o.Log.Warn("witness lost", "node", node, "err", err)
+}
+
+// startWitnesses brings the witnesses up beside whatever the caller does next; the function it returns waits for them.
+func (s *Suite) startWitnesses(ctx context.Context) func() error {
+	if s.o.Witnesses == nil {
+		return func() error { return nil }
+	}
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		started := time.Now()
+		up, missing, e := s.o.Witnesses.Up(ctx)
+		if e != nil {
+			err = fmt.Errorf("bringing up the witnesses: %w", e)
+			return
+		}
+		s.watch.mu.Lock()
+		defer s.watch.mu.Unlock()
+		s.watch.up = up
+		if missing != "" {
+			s.watch.missing = missing
+		}
+		s.progress(fmt.Sprintf("witnesses up on %d nodes", len(up)), time.Since(started))
+	}()
+	return func() error {
+		<-done
+		return err
+	}
+}
+
+func (s *Suite) closeWitnesses(ctx context.Context) error {
+	started := time.Now()
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
+	defer cancel()
+	if err := s.o.Witnesses.Close(clean); err != nil {
+		return fmt.Errorf("removing the witnesses: %w", err)
+	}
+	s.progress("witnesses removed", time.Since(started))
+	return nil
+}
+
+// adopt tells the witnesses of the world's pods. A node whose witness cannot be told, or whose pods do not tell their network namespace,
+// is unwitnessed for this world.
+func (s *Suite) adopt(ctx context.Context, world World) {
+	facts := world.Facts()
+	names := map[string]bool{}
+	for name := range facts.Pods {
+		names[name] = true
+	}
+	pods := map[string]map[string]uint64{} // by node
+	silent := map[string]error{}
+	for name, h := range s.healths(ctx, world, names) {
+		node := facts.Pods[name].Node
+		if pods[node] == nil {
+			pods[node] = map[string]uint64{}
+		}
+		switch {
+		case h.err != nil:
+			silent[node] = h.err
+		case h.NetNS == 0:
+			silent[node] = fmt.Errorf("%s does not tell its network namespace", name)
+		default:
+			pods[node][name] = h.NetNS
+		}
+	}
+	var mu sync.Mutex
+	levels := map[string]probes.Level{}
+	reasons := map[string]string{}
+	var wg sync.WaitGroup
+	for node, of := range pods {
+		wg.Go(func() {
+			level, err := probes.Unwitnessed, silent[node]
+			if w := s.watch.up[node]; w == nil {
+				err = errors.New("there is none")
+			} else if err == nil {
+				ctx, cancel := context.WithTimeout(ctx, tellLimit)
+				defer cancel()
+				level, err = w.Adopt(ctx, of)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				level, reasons[node] = probes.Unwitnessed, fmt.Sprintf("no witness on %s: %v", node, err)
+			}
+			levels[node] = level
+		})
+	}
+	wg.Wait()
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	s.watch.levels = levels
+	for node, level := range levels {
+		reason := reasons[node]
+		if s.o.Witnesses == nil {
+			reason = "" // nobody was to watch, for a reason that is known already
+		}
+		s.watch.lower(level, reason)
+	}
+}
+
+// vigil watches the attempts of one round: it looks at what the kernels have seen, again and again, and cuts an attempt short as soon as
+// all its requests are seen to have died.
+type vigil struct {
+	suite   *Suite
+	started time.Time
+	ids     map[string]int // by the ID a witness knows the attempt by, its index
+	nodes   map[int][]string
+	cutters map[int]Agent
+
+	mu   sync.Mutex
+	open map[int]bool    // neither resolved nor cut
+	lost map[string]bool // nodes whose witness failed in this round
+	cuts map[int]cut
+	stop chan struct{} // closed: every attempt has ended
+	done chan struct{} // closed: nobody watches any more
+}
+
+// cut is an attempt that was cut short: how long after it was sent, and what had been seen of it by then.
+type cut struct {
+	after time.Duration
+	seen  []probes.Sighting
+}
+
+// witnessID is the ID by which witnesses know an attempt: rounds overlap, so the attempt's own is not unique among its flows, its token is.
+func witnessID(a probes.Attempt) string { return a.Token.String() }
+
+// keepVigil gives the attempts their source ports, tells the witnesses on the way of each, and begins to watch. Where no witness can be
+// told the attempt keeps port zero and is unwitnessed. The caller calls resolved for every outcome, then end.
+func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Planned, obs []probes.Observation) *vigil {
+	v := &vigil{suite: s, ids: map[string]int{}, nodes: map[int][]string{}, cutters: map[int]Agent{},
+		open: map[int]bool{}, lost: map[string]bool{}, cuts: map[int]cut{}, stop: make(chan struct{}), done: make(chan struct{})}
+	facts := world.Facts()
+	avoid := listening(attempts)
+	flows := map[string][]probes.Flow{}
+	for i, a := range attempts {
+		level, nodes := s.witnessesOf(facts, a)
+		if level == probes.Unwitnessed {
+			continue
+		}
+		protocol, source := a.Protocol, facts.Pods[a.Source].IP
+		if protocol == probes.DNS {
+			protocol = probes.UDP // what a lookup is sent by
+		}
+		port := s.ports.take(source, protocol, obs[i].Attempt.Deadline, avoid[a.Source])
+		if port == 0 {
+			continue
+		}
+		obs[i].Attempt.SourcePort, obs[i].Level = port, level
+		id := witnessID(obs[i].Attempt)
+		v.ids[id], v.nodes[i], v.open[i], v.cutters[i] = i, nodes, true, world.Agent(a.Source)
+		for _, node := range nodes {
+			flows[node] = append(flows[node], probes.Flow{AttemptID: id, Protocol: protocol, Source: netip.AddrPortFrom(source, port)})
+		}
+	}
+	v.each(ctx, flows, func(ctx context.Context, w Witness, flows []probes.Flow) error { return w.Watch(ctx, flows) })
+	v.started = time.Now()
+	if len(v.ids) == 0 {
+		close(v.done)
+		return v
+	}
+	go v.watch(ctx, obs)
+	return v
+}
+
+// witnessesOf are the nodes whose witnesses see the attempt's way, and the weakest of their levels: the source's, and those of all who may
+// answer. The resolver's pods are not ours, so for a lookup it is the source's alone.
+func (s *Suite) witnessesOf(facts plan.Facts, a plan.Planned) (probes.Level, []string) {
+	nodes := []string{facts.Pods[a.Source].Node}
+	for _, r := range a.Responders {
+		if pod, ok := facts.Pods[r]; ok && !slices.Contains(nodes, pod.Node) {
+			nodes = append(nodes, pod.Node)
+		}
+	}
+	weakest := probes.Full
+	for _, node := range nodes {
+		_, level := s.watch.of(node)
+		weakest = min(weakest, level)
+	}
+	return weakest, nodes
+}
+
+// listening are the ports that attempts go to at each pod: its listeners', which no attempt of the pod can be sent from.
+func listening(attempts []plan.Planned) map[string][]uint16 {
+	ports := map[string][]uint16{}
+	for _, a := range attempts {
+		for _, r := range a.Responders {
+			if a.Address.IsValid() && !slices.Contains(ports[r], a.Address.Port()) {
+				ports[r] = append(ports[r], a.Address.Port())
+			}
+		}
+	}
+	return ports
+}
+
+// each asks the witness of every node at once. One that fails is lost to this round and to those after it.
+func (v *vigil) each(ctx context.Context, flows map[string][]probes.Flow, ask func(context.Context, Witness, []probes.Flow) error) {
+	var wg sync.WaitGroup
+	for node, of := range flows {
+		wg.Go(func() {
+			w, _ := v.suite.watch.of(node)
+			err := errors.New("it was lost in another round")
+			if w != nil {
+				ctx, cancel := context.WithTimeout(ctx, tellLimit)
+				defer cancel()
+				err = ask(ctx, w, of)
+			}
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			v.suite.lose(node, err)
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.lost[node] = true
+		})
+	}
+	wg.Wait()
+}
+
+// resolved notes that the attempt has an outcome.
+func (v *vigil) resolved(i int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.open, i)
+}
+
+// watch looks until the vigil is stopped.
+func (v *vigil) watch(ctx context.Context, obs []probes.Observation) {
+	defer close(v.done)
+	ticker := time.NewTicker(glance)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-v.stop:
+			return
+		}
+		v.mu.Lock()
+		var open []int
+		for i := range v.open {
+			if !v.blind(i) {
+				open = append(open, i)
+			}
+		}
+		v.mu.Unlock()
+		if len(open) == 0 {
+			continue
+		}
+		seen := v.look(ctx, obs, open)
+		tokens := map[Agent][]probes.Token{}
+		v.mu.Lock()
+		for _, i := range open {
+			// A sighting decides only when no witness of this attempt is lost, and every request is accounted for by a drop.
+			if a := probes.Account(seen[i]); !v.open[i] || v.blind(i) || a.Dropped == 0 || a.Arrived > 0 || a.Unaccounted > 0 {
+				continue
+			}
+			v.cuts[i] = cut{time.Since(v.started), seen[i]}
+			delete(v.open, i)
+			tokens[v.cutters[i]] = append(tokens[v.cutters[i]], obs[i].Attempt.Token)
+		}
+		v.mu.Unlock()
+		var wg sync.WaitGroup
+		for agent, tokens := range tokens {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, askLimit)
+				defer cancel()
+				if err := agent.Cut(ctx, tokens); err != nil && ctx.Err() == nil {
+					v.suite.o.Log.Debug("cutting attempts short", "err", err) // they end at their deadlines then
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// blind tells whether a witness of the attempt is lost. The caller holds mu.
+func (v *vigil) blind(i int) bool {
+	return slices.ContainsFunc(v.nodes[i], func(node string) bool { return v.lost[node] })
+}
+
+// look is what the witnesses have seen of the attempts so far.
+func (v *vigil) look(ctx context.Context, obs []probes.Observation, attempts []int) map[int][]probes.Sighting {
+	ask := map[string][]probes.Flow{}
+	for _, i := range attempts {
+		for _, node := range v.nodes[i] {
+			ask[node] = append(ask[node], probes.Flow{AttemptID: witnessID(obs[i].Attempt)})
+		}
+	}
+	seen := map[int][]probes.Sighting{}
+	var mu sync.Mutex
+	v.each(ctx, ask, func(ctx context.Context, w Witness, flows []probes.Flow) error {
+		got, err := w.Sightings(ctx, ids(flows))
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, sighting := range got {
+			if i, ok := v.ids[sighting.AttemptID]; ok {
+				sighting.AttemptID = obs[i].Attempt.ID
+				seen[i] = append(seen[i], sighting)
+			}
+		}
+		return nil
+	})
+	return seen
+}
+
+// end stops watching, puts all that was seen into the observations and has it forgotten. An attempt with a witness that failed keeps
+// neither a level nor sightings, for half of the way proves nothing, unless they had decided it while every witness was there. The durations are those of the attempts that were cut, in their order.
+func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Duration {
+	close(v.stop)
+	<-v.done
+	if len(v.ids) == 0 {
+		return nil
+	}
+	all := make([]int, 0, len(v.nodes))
+	for i := range v.nodes {
+		all = append(all, i)
+	}
+	slices.Sort(all)
+	forget := map[string][]probes.Flow{}
+	seen := v.look(ctx, obs, all)
+	var decided []time.Duration
+	for _, i := range all {
+		short, wasCut := v.cuts[i]
+		if wasCut {
+			decided = append(decided, short.after)
+		}
+		switch {
+		case !v.blind(i):
+			obs[i].Sightings = seen[i]
+		case wasCut:
+			obs[i].Sightings = short.seen
+			continue
+		default:
+			obs[i].Level = probes.Unwitnessed
+			continue
+		}
+		for _, node := range v.nodes[i] {
+			forget[node] = append(forget[node], probes.Flow{AttemptID: witnessID(obs[i].Attempt)})
+		}
+	}
+	v.each(ctx, forget, func(ctx context.Context, w Witness, flows []probes.Flow) error { return w.Forget(ctx, ids(flows)) })
+	return decided
+}
+
+func ids(flows []probes.Flow) []string {
+	out := make([]string, len(flows))
+	for i, f := range flows {
+		out[i] = f.AttemptID
+	}
+	return out
+}
+
+// median is the middle value, zero of none.
+func median(all []time.Duration) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}

@@ -240,6 +240,6 @@ type Rule struct {
 	From []string `json:"from"`
 	// To lists the same, the same after "service:" for Services, and "dns" for the lookups of Services' names.
 	To []string `json:"to"`
-	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, a lookup by UDP/53.
+	// Ports list "TCP/80", "UDP/53", and "ICMP" for echoes; empty means every planned port. A Service is named by its own port, a lookup by UDP/53.
 	Ports []string `json:"ports,omitempty"`
 }

@@ -105,6 +105,7 @@ func (b *builder) planAttempts() {
 		for _, pod := range ns.Pods {
 			source := podName{ns.Name, pod.Name}
 			b.planPods(source)
+			b.planEchoes(source)
 			b.planServices(source, initial)
 			b.planLookups(source)
 		}

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -46,7 +47,11 @@ func (b *builder) derive(engine *reach.Engine, step Step, a attempt, p *Promise)
 	var destinations []reach.Endpoint
 	switch a.Kind {
 	case PodIP:
-		destinations = append(destinations, reach.Endpoint{Namespace: b.names.namespace(a.pod.namespace), Pod: a.pod.name})
+		to := reach.Endpoint{Namespace: b.names.namespace(a.pod.namespace), Pod: a.pod.name}
+		if a.Protocol == probes.ICMP {
+			return deriveEcho(engine, source, to, p)
+		}
+		destinations = append(destinations, to)
 	case ClusterIP:
 		backends := b.backends(step.World, a.service)
 		if names := podStrings(backends); !slices.Equal(names, a.Responders) {

@@ -11,6 +11,8 @@ const (
 	NoteLocalNode = "local-node"
 	// NoteIPBlockPod: an ipBlock allowed traffic with a pod of the cluster.
 	NoteIPBlockPod = "ipblock-pod"
+	// NoteICMP: the traffic is ICMP, which policies do not speak about.
+	NoteICMP = "icmp"
 	// NoteEqualPriority: rules of two ClusterNetworkPolicies of one tier and one priority match and disagree.
 	NoteEqualPriority = "equal-priority"
 	// NoteDomainNames: a domainNames peer might match the outside address.
@@ -57,6 +59,12 @@ func Notes() []Note {
 			Open:      "a CNI may or may not tell a hostNetwork pod from its node",
 			Taken:     "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
 			Reference: hostNetworkPart,
+		},
+		{
+			ID:        NoteICMP,
+			Open:      "policies speak of TCP, UDP and SCTP; what denying or allowing a peer does to ICMP is undefined, and CNIs differ",
+			Taken:     "it is allowed where no policy selects an end, and there is no verdict otherwise",
+			Reference: networkPolicyPage + "#networkpolicy-resource",
 		},
 		{
 			ID:       NoteIPBlockPod,

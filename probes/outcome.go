@@ -11,11 +11,11 @@ type OutcomeKind uint8
 // The kinds of outcome.
 const (
 	OutcomeUnknown OutcomeKind = iota
-	// Connected is a finished TCP or SCTP handshake after which no identity came back.
+	// Connected is a finished TCP or SCTP handshake after which no identity came back; over a raw SCTP socket, an answered INIT.
 	Connected
 	// Replied is a listener's identity (TCP, UDP, SCTP), an echo reply (ICMP) or an answer (DNS, also NXDOMAIN) received.
 	Replied
-	// Refused is ECONNREFUSED: a TCP reset in answer to the SYN, or an ICMP port unreachable.
+	// Refused is ECONNREFUSED: a TCP reset in answer to the SYN, an SCTP ABORT in answer to the INIT, or an ICMP port unreachable.
 	Refused
 	// Reset is ECONNRESET or an early end after the handshake.
 	Reset
@@ -44,6 +44,38 @@ func (k *OutcomeKind) UnmarshalText(b []byte) error {
 	return err
 }
 
+// SocketKind is whose implementation of the protocol made an attempt. The zero value is unknown: TCP, UDP and DNS, whose sockets are always
+// the kernel's, leave it out.
+type SocketKind uint8
+
+// The kinds of socket.
+const (
+	SocketUnknown SocketKind = iota
+	// KernelSocket: the kernel's own, with its state machine. SCTP.
+	KernelSocket
+	// PingSocket: the kernel's for echo requests (icmp(7), net.ipv4.ping_group_range), which needs no capability. ICMP.
+	PingSocket
+	// RawSocket: the probe's own, over raw IP packets with the capability NET_RAW, because the kernel has none or grants none. SCTP, ICMP.
+	RawSocket
+)
+
+var socketKindNames = [...]string{"unknown", "kernel", "ping", "raw"}
+
+// String is the kind's name as reports print it.
+func (k SocketKind) String() string { return enumName(socketKindNames[:], int(k)) }
+
+// MarshalText writes the name.
+func (k SocketKind) MarshalText() ([]byte, error) {
+	return marshalEnum("kind of socket", socketKindNames[:], int(k))
+}
+
+// UnmarshalText reads the name; anything else is an error.
+func (k *SocketKind) UnmarshalText(b []byte) error {
+	n, err := unmarshalEnum("kind of socket", socketKindNames[:], b)
+	*k = SocketKind(n)
+	return err
+}
+
 // Outcome is what came of one attempt at its source. A fact; never judged here.
 type Outcome struct {
 	// AttemptID is the attempt's ID.
@@ -53,7 +85,12 @@ type Outcome struct {
 	// Responder is the identity that came back in the reply, empty unless Kind is Replied. Whether it is the right one is
 	// for the runner to say.
 	Responder string `json:"responder,omitempty"`
-	// Local and Remote are the socket's own addresses, as far as it got one.
+	// ReplyFrom is the address that an ICMP echo reply with the attempt's token came from. The destination's kernel answers echoes, so
+	// there is no identity: an address is all that tells who answered. ICMP only.
+	ReplyFrom netip.Addr `json:"replyFrom,omitzero"`
+	// Socket is whose implementation made the attempt; SCTP and ICMP only.
+	Socket SocketKind `json:"socket,omitzero"`
+	// Local and Remote are the socket's own addresses, as far as it got one. For ICMP the port of Local is the echo identifier.
 	Local  netip.AddrPort `json:"local,omitzero"`
 	Remote netip.AddrPort `json:"remote,omitzero"`
 	// Addresses are the A and AAAA records of a DNS answer; empty for NXDOMAIN, with Detail saying so.

@@ -14,6 +14,8 @@ const (
 	lookups       = "dns"
 	lookupPrefix  = "dns:"
 	nodePrefix    = "node:"
+	// ICMP stands in the place of a port for echoes between pods, where the world's Reach asks for them.
+	ICMP = "ICMP"
 	// lookupPort is where a lookup goes, for rules that name ports.
 	lookupPort = "UDP/53"
 )
@@ -24,7 +26,7 @@ type Attempt struct {
 	Source string
 	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", or "dns" with or without ":" and a name.
 	Destination string
-	// Port is "TCP/80"; for a Service its own port. For a lookup it does not matter.
+	// Port is "TCP/80" or [ICMP]; for a Service its own port. For a lookup it does not matter.
 	Port string
 	// LoopsBack says that it may end where it began: at the source itself, or at a Service that the source stands behind.
 	LoopsBack bool

@@ -266,6 +266,6 @@ type Rule struct {
 	// To lists the same, the same after "service:" for Services, "dns" for the lookups of Services' names, "node:a" for all that is
 	// attempted at a node's address, and "node:a:namespace/name" for one Service's node ports.
 	To []string `json:"to"`
-	// Ports list "TCP/80", "UDP/53"; empty means every planned port. A Service is named by its own port, at a node too, a lookup by UDP/53.
+	// Ports list "TCP/80", "UDP/53", and "ICMP" for echoes; empty means every planned port. A Service is named by its own port, at a node too, a lookup by UDP/53.
 	Ports []string `json:"ports,omitempty"`
 }

@@ -48,7 +48,7 @@ func constraints() map[string]node {
 		"Pod.Name":                               label,
 		"Pod.Node":                               {"pattern": "^[a-z]?$"},
 		"Service.Name":                           {"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63},
-		"Rule.Ports":                             {"items": node{"type": "string", "pattern": "^(TCP|UDP|SCTP)/[1-9][0-9]{0,4}$"}},
+		"Rule.Ports":                             {"items": node{"type": "string", "pattern": "^(ICMP|(TCP|UDP|SCTP)/[1-9][0-9]{0,4})$"}},
 		"NetworkPolicySpec.PolicyTypes":          {"items": node{"enum": []any{"Ingress", "Egress"}}},
 		"NetworkPolicyPort.EndPort":              {"minimum": 1, "maximum": 65535},
 		"ClusterNetworkPolicy.APIVersion":        {"const": "policy.networking.k8s.io/v1alpha2"},

@@ -55,6 +55,9 @@ func (c *checker) survey() {
 			for _, p := range pod.Ports {
 				c.listening[name] = append(c.listening[name], FormatPort(p.Protocol, p.Port))
 			}
+			if c.scenario.World.Reach.ICMP {
+				c.listening[name] = append(c.listening[name], ICMP)
+			}
 		}
 	}
 	for _, s := range c.scenario.World.Services {
@@ -384,7 +387,11 @@ func covered(pattern string, ends []string) []string {
 func (c *checker) checkPorts(r resolved) {
 	for i, p := range r.rule.Ports {
 		at := item(r.at+".ports", i)
-		if _, _, err := ParsePort(p); err != nil {
+		if p == ICMP && !c.scenario.World.Reach.ICMP {
+			c.fault(at, p, "set world.reach.icmp to true", "the world has no ICMP attempts")
+			continue
+		}
+		if _, _, err := ParsePort(p); err != nil && p != ICMP {
 			c.fault(at, p, "PROTOCOL/NUMBER, with TCP, UDP or SCTP", "%q is not a protocol and port", p)
 			continue
 		}

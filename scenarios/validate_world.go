@@ -248,7 +248,7 @@ func (d *document) checkReach(at string, w World) {
 		}
 	}
 	for name, written := range map[string]bool{
-		"families": w.Reach.Families != nil, "icmp": w.Reach.ICMP, "outside": w.Reach.Outside != nil,
+		"families": w.Reach.Families != nil, "outside": w.Reach.Outside != nil,
 	} {
 		if written {
 			d.fault(at+"."+name, nil, "leave it out", "is not supported yet")

@@ -3,9 +3,11 @@
 // A [Dialer] owns the source ports. [Dialer.Do] takes a [probes.Attempt] and always gives a [probes.Outcome]; it never gives an error
 // beside it, because a fault of the instrument is an outcome of its own. Each protocol has a file: TCP and UDP open their
 // sockets by system calls, because the net package drops a socket whose connect failed and with it the error queue, which alone tells
-// an ICMP error from a reset and names its sender; DNS goes through the resolver of the Go library and the pod's resolv.conf.
+// an ICMP error from a reset and names its sender; DNS goes through the resolver of the Go library and the pod's resolv.conf. SCTP
+// uses the kernel's sockets, and where the kernel has none package sctp over a raw one; ICMP uses the kernel's ping sockets, and a raw one
+// where the pod's group may not open them. The outcome says which, because a raw socket needs the capability NET_RAW.
 //
-// Source ports. Every attempt binds its own port, exclusively (no SO_REUSEADDR, so the kernel vouches that it is unique per
+// Source ports. Every attempt binds its own port (an ICMP attempt its own echo identifier), exclusively (no SO_REUSEADDR, so the kernel vouches that it is unique per
 // protocol), taken in a cycle over a range below the kernel's ephemeral one. A port that an attempt used rests for [FlowMemory] before
 // another gets it: connection tracking on the way remembers a UDP flow or an unanswered SYN for two minutes, and a packet with
 // the old numbers would be let through as part of the old flow, whatever a policy says by then.
@@ -15,9 +17,8 @@
 // thousands of attempts a minute would leave ports that can be neither bound nor accepted for a minute each.
 //
 // The trap: TCP itself sends a SYN again after about a second. That is the kernel's, inside one attempt and its deadline, and a
-// deadline of one second sees a single SYN; nothing here ever tries again.
-//
-// Not done: SCTP and ICMP, which answer [ErrUnsupported].
+// deadline of one second sees a single SYN; nothing here ever tries again. The kernel's SCTP does so after three seconds. And an echo has
+// no arrival: the destination's kernel answers it and no listener sees it, so a reply that is lost looks like a request that is.
 package dial
 
 import (
@@ -52,7 +53,7 @@ type Options struct {
 
 // Dialer makes attempts. It may be used by many goroutines at once, holds no descriptor between attempts and needs no closing.
 type Dialer struct {
-	tcp, udp *ports
+	tcp, udp, sctp, icmp *ports
 	// nameServer stands in for the one of resolv.conf in tests.
 	nameServer string
 }
@@ -71,7 +72,7 @@ func New(opts Options) (*Dialer, error) {
 	if opts.LastPort < opts.FirstPort {
 		return nil, fmt.Errorf("choosing source ports: the last, %d, is below the first, %d", opts.LastPort, opts.FirstPort)
 	}
-	return &Dialer{tcp: newPorts(opts), udp: newPorts(opts)}, nil
+	return &Dialer{tcp: newPorts(opts), udp: newPorts(opts), sctp: newPorts(opts), icmp: newPorts(opts)}, nil
 }
 
 // Do makes the attempt and says what came of it. The attempt's deadline bounds it; the end of ctx, for whatever reason, cuts it short

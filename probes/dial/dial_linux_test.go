@@ -300,8 +300,6 @@ func TestFaultsOfTheInstrumentAreErrors(t *testing.T) {
 		{"a source port in use", t.Context(), func(a *probes.Attempt) {
 			a.Protocol, a.SourcePort = probes.TCP, busy.Port()
 		}, "address already in use"},
-		{"SCTP", t.Context(), func(a *probes.Attempt) { a.Protocol = probes.SCTP }, ErrUnsupported.Error()},
-		{"ICMP", t.Context(), func(a *probes.Attempt) { a.Protocol = probes.ICMP }, ErrUnsupported.Error()},
 		{"a zone that is no interface", t.Context(), func(a *probes.Attempt) {
 			a.Destination = netip.MustParseAddrPort("[fe80::1%nowhere]:80")
 		}, `zone "nowhere"`},
@@ -319,8 +317,8 @@ func TestFaultsOfTheInstrumentAreErrors(t *testing.T) {
 			}
 		})
 	}
-	if !errors.Is(Supports(probes.SCTP), ErrUnsupported) || Supports(probes.TCP) != nil {
-		t.Errorf("want SCTP unsupported and TCP supported, got %v and %v", Supports(probes.SCTP), Supports(probes.TCP))
+	if !errors.Is(Supports(probes.ProtocolUnknown), ErrUnsupported) || Supports(probes.SCTP) != nil {
+		t.Errorf("want SCTP supported and the unknown not, got %v and %v", Supports(probes.SCTP), Supports(probes.ProtocolUnknown))
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 func platformSupports(p probes.Protocol) bool {
-	return p == probes.TCP || p == probes.UDP || p == probes.DNS
+	return p != probes.ProtocolUnknown // Validate refuses whatever has no name
 }
 
 // do makes an attempt that is valid and supported.
@@ -18,6 +18,10 @@ func (d *Dialer) do(ctx context.Context, a probes.Attempt, deadline time.Time, o
 		d.doTCP(ctx, a, deadline, o)
 	case probes.UDP:
 		d.doUDP(ctx, a, deadline, o)
+	case probes.SCTP:
+		d.doSCTP(ctx, a, deadline, o)
+	case probes.ICMP:
+		d.doICMP(ctx, a, deadline, o)
 	case probes.DNS:
 		d.doDNS(ctx, a, deadline, o)
 	default:

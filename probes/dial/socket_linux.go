@@ -19,31 +19,47 @@ import (
 // sends nothing, so trying the next port is not a second attempt.
 const maxBusyPorts = 64
 
+// socketType is the second and third argument of socket(2).
+type socketType struct{ kind, protocol int }
+
+// The types of socket that TCP and UDP attempts open; SCTP and ICMP have theirs in their own files.
+var (
+	tcpSocket = socketType{kind: syscall.SOCK_STREAM}
+	udpSocket = socketType{kind: syscall.SOCK_DGRAM}
+)
+
+// isRaw tells whether the socket gets whole packets, and no port of the kernel's.
+func (t socketType) isRaw() bool { return t.kind == syscall.SOCK_RAW }
+
 // socket is one bound and connected non-blocking socket of an attempt.
 type socket struct {
 	file *os.File
 	raw  syscall.RawConn
+	port uint16      // the source port, which for a raw socket the kernel does not know
 	free func()      // gives the source port back
 	stop func() bool // ends the watch on the context
 }
 
-// connect opens a socket of the type (SOCK_STREAM, SOCK_DGRAM), binds it and connects it to the destination by the deadline. The
-// outcome gets the socket's addresses. The socket is not nil when there was one, also beside an error, for its error queue; who
-// called closes it.
-func connect(ctx context.Context, p *ports, kind int, a probes.Attempt, deadline time.Time, o *probes.Outcome) (*socket, error) {
+// connect opens a socket of the type, binds it and connects it to the destination by the deadline. The outcome gets the socket's
+// addresses. The socket is not nil when there was one, also beside an error, for its error queue; who called closes it.
+func connect(ctx context.Context, p *ports, of socketType, a probes.Attempt, deadline time.Time, o *probes.Outcome) (*socket, error) {
 	to := netip.AddrPortFrom(a.Destination.Addr().Unmap(), a.Destination.Port())
-	sa, err := sockaddr(to)
+	peer := to
+	if of.isRaw() {
+		peer = netip.AddrPortFrom(to.Addr(), 0) // in the place of a port raw(7) has the protocol, or nothing
+	}
+	sa, err := sockaddr(peer)
 	if err != nil {
 		return nil, err
 	}
-	fd, free, err := bound(p, kind, to.Addr(), a.SourcePort)
+	fd, port, err := bound(p, of, to.Addr(), a.SourcePort)
 	if err != nil {
 		return nil, err
 	}
 	o.Remote = to
 	begun := os.NewSyscallError("connect", syscall.Connect(fd, sa))
 	// The descriptor joins the poller only now: an unconnected stream socket would report itself ready at once.
-	s := &socket{file: os.NewFile(uintptr(fd), "attempt"), free: free}
+	s := &socket{file: os.NewFile(uintptr(fd), "attempt"), port: port, free: func() { p.release(port) }}
 	s.stop = context.AfterFunc(ctx, func() { _ = s.file.SetDeadline(time.Unix(1, 0)) })
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return s, fmt.Errorf("polling the socket: %w", err)
@@ -58,6 +74,9 @@ func connect(ctx context.Context, p *ports, kind int, a probes.Attempt, deadline
 		begun = s.established()
 	}
 	o.Local = s.local()
+	if of.isRaw() && o.Local.IsValid() {
+		o.Local = netip.AddrPortFrom(o.Local.Addr(), port)
+	}
 	return s, begun
 }
 
@@ -81,23 +100,28 @@ func (s *socket) established() error {
 	return errors.Join(err, result)
 }
 
-// bound is a descriptor bound to its source port on the unspecified address, and the function that gives the port back.
-func bound(p *ports, kind int, to netip.Addr, explicit uint16) (fd int, free func(), err error) {
-	if fd, err = descriptor(kind, to); err != nil {
-		return -1, nil, err
+// bound is a descriptor bound to its source port on the unspecified address; the port is to be released. A raw socket has no port to
+// bind: there the allocator alone keeps two attempts apart.
+func bound(p *ports, of socketType, to netip.Addr, explicit uint16) (fd int, port uint16, err error) {
+	if fd, err = descriptor(of, to); err != nil {
+		return -1, 0, err
 	}
-	port, err := bindPort(p, explicit, func(port uint16) error {
+	port, err = bindPort(p, explicit, func(port uint16) error {
 		any4, any6 := &syscall.SockaddrInet4{Port: int(port)}, &syscall.SockaddrInet6{Port: int(port)}
-		if to.Is4() {
+		switch {
+		case of.isRaw():
+			return nil
+		case to.Is4():
 			return os.NewSyscallError("bind", syscall.Bind(fd, any4))
+		default:
+			return os.NewSyscallError("bind", syscall.Bind(fd, any6))
 		}
-		return os.NewSyscallError("bind", syscall.Bind(fd, any6))
 	})
 	if err != nil {
 		_ = syscall.Close(fd)
-		return -1, nil, err
+		return -1, 0, err
 	}
-	return fd, func() { p.release(port) }, nil
+	return fd, port, nil
 }
 
 // bindPort calls bind with the explicit port, or with ports of the allocator until one is not in use, and says which it was.
@@ -130,20 +154,20 @@ func bindPort(p *ports, explicit uint16, bind func(uint16) error) (uint16, error
 }
 
 // descriptor is a socket of the destination's family, with the options that every attempt has.
-func descriptor(kind int, to netip.Addr) (int, error) {
+func descriptor(of socketType, to netip.Addr) (int, error) {
 	family := syscall.AF_INET6
 	if to.Is4() {
 		family = syscall.AF_INET
 	}
-	fd, err := syscall.Socket(family, kind|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(family, of.kind|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, of.protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	err = reportICMP(fd, family)
-	if err == nil && family == syscall.AF_INET6 {
+	if err == nil && family == syscall.AF_INET6 && !of.isRaw() { // a raw socket has one family, and is bound by its making
 		err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 1)
 	}
-	if err == nil && kind == syscall.SOCK_STREAM {
+	if err == nil && of.kind == syscall.SOCK_STREAM {
 		err = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 	}
 	if err != nil {
@@ -187,15 +211,27 @@ const (
 
 // rejecter is who sent the ICMP error at the head of the error queue; zero when there is none. Linux fills the queue of a TCP
 // socket in its handshake since 5.9.
-func (s *socket) rejecter() (who netip.Addr) {
+func (s *socket) rejecter() netip.Addr {
+	who, _, _ := s.rejection()
+	return who
+}
+
+// quotedSize is how much of the packet behind an ICMP error is looked at: what every router quotes of it (RFC 792), and what the ports of
+// SCTP and the identifier of an echo lie in.
+const quotedSize = 8
+
+// rejection takes the entry at the head of the error queue: who sent the ICMP error, and the beginning of the packet it quotes, from the
+// transport header on. It is false when the queue is empty.
+func (s *socket) rejection() (who netip.Addr, quoted []byte, ok bool) {
 	// An entry is struct sock_extended_err, 16 bytes, then the offender's socket address; 128 holds it with its header.
-	var payload [1]byte
+	var payload [quotedSize]byte
 	var oob [128]byte
 	_ = s.raw.Control(func(fd uintptr) {
-		_, n, _, _, err := syscall.Recvmsg(int(fd), payload[:], oob[:], syscall.MSG_ERRQUEUE)
+		m, n, _, _, err := syscall.Recvmsg(int(fd), payload[:], oob[:], syscall.MSG_ERRQUEUE)
 		if err != nil {
 			return
 		}
+		quoted, ok = payload[:m], true
 		messages, err := syscall.ParseSocketControlMessage(oob[:n])
 		if err != nil {
 			return
@@ -208,7 +244,7 @@ func (s *socket) rejecter() (who netip.Addr) {
 			}
 		}
 	})
-	return who
+	return who, quoted, ok
 }
 
 // offender is the address in an extended error, zero when the error came from the local stack or is cut short.

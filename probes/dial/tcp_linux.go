@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/gapproof/gapproof/probes"
@@ -18,15 +17,20 @@ import (
 const maxQuoted = 48
 
 // doTCP connects once, sends the token and reads the listener's identity.
+func (d *Dialer) doTCP(ctx context.Context, a probes.Attempt, deadline time.Time, o *probes.Outcome) {
+	s, err := connect(ctx, d.tcp, tcpSocket, a, deadline, o)
+	if s != nil {
+		defer s.close()
+	}
+	exchange(ctx, a, o, s, err)
+}
+
+// exchange sends the token over a stream socket and reads the listener's identity; err is how connecting ended.
 //
 // After the handshake the outcome is Replied, Reset (the destination ended the connection without an identity) or Connected (the
 // deadline passed, an ICMP error came, or what answered was not a listener of ours; Detail says which). It is never TimedOut or
 // Unreachable then: the handshake is a fact that must not be lost.
-func (d *Dialer) doTCP(ctx context.Context, a probes.Attempt, deadline time.Time, o *probes.Outcome) {
-	s, err := connect(ctx, d.tcp, syscall.SOCK_STREAM, a, deadline, o)
-	if s != nil {
-		defer s.close()
-	}
+func exchange(ctx context.Context, a probes.Attempt, o *probes.Outcome, s *socket, err error) {
 	if err != nil {
 		classify(ctx, o, s, err)
 		return
@@ -43,11 +47,16 @@ func (d *Dialer) doTCP(ctx context.Context, a probes.Attempt, deadline time.Time
 		}
 		return
 	}
+	identified(o, a.Token, line)
+}
+
+// identified fills the outcome for what came back over an association or connection that stood.
+func identified(o *probes.Outcome, sent probes.Token, line []byte) {
 	token, identity, err := wire.ParseReply(line)
 	switch {
 	case err != nil:
 		o.Kind, o.Detail = probes.Connected, fmt.Sprintf("the answer is not a listener's: %q", line[:min(len(line), maxQuoted)])
-	case token != a.Token:
+	case token != sent:
 		o.Kind, o.Detail = probes.Connected, fmt.Sprintf("%s answered with token %s", identity, token)
 	default:
 		o.Kind, o.Responder = probes.Replied, identity

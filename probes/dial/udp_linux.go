@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"syscall"
 	"time"
 
 	"github.com/gapproof/gapproof/probes"
@@ -17,7 +16,7 @@ import (
 // Datagrams without it are counted in Detail and otherwise ignored. An ICMP port unreachable is Refused. Where a netfilter rule of the
 // source's own node drops the datagram on its way out, send answers EPERM: Unreachable.
 func (d *Dialer) doUDP(ctx context.Context, a probes.Attempt, deadline time.Time, o *probes.Outcome) {
-	s, err := connect(ctx, d.udp, syscall.SOCK_DGRAM, a, deadline, o)
+	s, err := connect(ctx, d.udp, udpSocket, a, deadline, o)
 	if s != nil {
 		defer s.close()
 	}

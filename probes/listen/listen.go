@@ -1,6 +1,7 @@
 // Package listen holds the listeners of a probe pod: they answer every attempt with the pod's identity and record its arrival.
 //
-// [Start] opens one socket per [Spec], for IPv4 and IPv6 together, and gives a [Group]. A source that sends the line of an attempt gets
+// [Start] opens one socket per [Spec], for IPv4 and IPv6 together, and gives a [Group]. SCTP without a kernel's help is the exception: two raw
+// sockets serve all of its ports. ICMP has no listener: the kernel answers echoes. A source that sends the line of an attempt gets
 // the identity back, over UDP from the very address it sent to, so that a reply to a Service or node address finds its way. The
 // group records the token as a [probes.Arrival] before it answers: an arrival without a reply at the source is data that crossed one way.
 // [Group.Check] sends each listener a request through the pod's own stack, with a token of the group's own, and does not record it.
@@ -69,6 +70,7 @@ type Group struct {
 	opts      Options
 	record    *record
 	checks    checkTokens
+	sctp      *rawSCTP // nil where no listener needed it
 	listeners []*listener
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
@@ -116,7 +118,7 @@ func (g *Group) open(ctx context.Context, l *listener) error {
 			return err
 		}
 		l.close, l.port = socket.Close, portOf(socket.Addr())
-		g.serve(ctx, l, func() { g.serveTCP(ctx, socket.(*net.TCPListener)) })
+		g.serve(ctx, l, func() { g.serveTCP(ctx, socket.(*net.TCPListener), probes.TCP) })
 	case probes.UDP:
 		socket, err := config.ListenPacket(ctx, "udp", address)
 		if err != nil {
@@ -124,6 +126,8 @@ func (g *Group) open(ctx context.Context, l *listener) error {
 		}
 		l.close, l.port = socket.Close, portOf(socket.LocalAddr())
 		g.serve(ctx, l, func() { g.serveUDP(ctx, socket.(*net.UDPConn), l.port) })
+	case probes.SCTP:
+		return g.openSCTP(ctx, l)
 	default:
 		return fmt.Errorf("listening on %s: %w", l.spec, errors.ErrUnsupported)
 	}

@@ -126,7 +126,7 @@ func TestAPortInUseIsTheFaultOfItsListenerAlone(t *testing.T) {
 	}
 	defer busy.Close()
 	port := uint16(busy.Addr().(*net.TCPAddr).Port)
-	g, err := Start(t.Context(), identity, []Spec{{probes.TCP, port}, {probes.UDP, port}, {probes.SCTP, port}}, Options{})
+	g, err := Start(t.Context(), identity, []Spec{{probes.TCP, port}, {probes.UDP, port}, {probes.ICMP, port}}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,9 +240,9 @@ func TestParseSpecsNamesEveryFault(t *testing.T) {
 		{"nothing is no listener", "", nil, ""},
 		{"one of each", "TCP/80,UDP/65535", []Spec{{probes.TCP, 80}, {probes.UDP, 65535}}, ""},
 		{"one port for two protocols", "TCP/80,UDP/80", []Spec{{probes.TCP, 80}, {probes.UDP, 80}}, ""},
-		{"every fault is told", "tcp/80,SCTP/1,TCP,TCP/0,UDP/65536,UDP/+1,UDP/01,UDP/2,UDP/2,", nil,
-			`listener "tcp/80": protocol "tcp" is not one of TCP, UDP
-listener "SCTP/1": protocol "SCTP" is not one of TCP, UDP
+		{"every fault is told", "tcp/80,ICMP/1,TCP,TCP/0,UDP/65536,UDP/+1,UDP/01,UDP/2,UDP/2,", nil,
+			`listener "tcp/80": protocol "tcp" is not one of TCP, UDP, SCTP
+listener "ICMP/1": protocol "ICMP" is not one of TCP, UDP, SCTP
 listener "TCP": want PROTOCOL/PORT
 listener "TCP/0": port "0" is not a number from 1 to 65535
 listener "UDP/65536": port "65536" is not a number from 1 to 65535

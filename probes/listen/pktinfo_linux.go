@@ -19,24 +19,28 @@ const (
 // oobSize holds both, each with its header of at most 16 bytes and padding: a socket for both families may report both.
 const oobSize = 96
 
-// control asks for the destination address of each datagram (ip(7) IP_PKTINFO, ipv6(7) IPV6_RECVPKTINFO).
+// control is what has to be done to a listener's socket before it is bound.
 func control(p probes.Protocol) func(network, address string, raw syscall.RawConn) error {
 	if p != probes.UDP {
 		return nil
 	}
-	return func(network, _ string, raw syscall.RawConn) error {
-		var err error
-		if e := raw.Control(func(fd uintptr) {
-			if strings.HasSuffix(network, "4") { // a node without IPv6
-				err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_PKTINFO, 1)
-			} else {
-				err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IPV6, syscall.IPV6_RECVPKTINFO, 1)
-			}
-		}); e != nil {
-			return e
+	return packetInfo
+}
+
+// packetInfo asks for the destination address of each datagram (ip(7) IP_PKTINFO, ipv6(7) IPV6_RECVPKTINFO).
+func packetInfo(network, _ string, raw syscall.RawConn) error {
+	var err error
+	if e := raw.Control(func(fd uintptr) {
+		name, _, _ := strings.Cut(network, ":") // "ip4:132" is a raw socket
+		if strings.HasSuffix(name, "4") {       // a node without IPv6
+			err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_PKTINFO, 1)
+		} else {
+			err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IPV6, syscall.IPV6_RECVPKTINFO, 1)
 		}
-		return os.NewSyscallError("setsockopt", err)
+	}); e != nil {
+		return e
 	}
+	return os.NewSyscallError("setsockopt", err)
 }
 
 // replyFrom reads the address a datagram was sent to, and makes the control message that sends the reply from it. Both are empty when the

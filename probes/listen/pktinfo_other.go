@@ -14,4 +14,6 @@ const oobSize = 0
 
 func control(probes.Protocol) func(network, address string, raw syscall.RawConn) error { return nil }
 
+func packetInfo(_, _ string, _ syscall.RawConn) error { return nil }
+
 func replyFrom([]byte) (netip.Addr, []byte) { return netip.Addr{}, nil }

@@ -11,7 +11,7 @@ import (
 
 // Spec names one listener.
 type Spec struct {
-	// Protocol is TCP or UDP.
+	// Protocol is TCP, UDP or SCTP.
 	Protocol probes.Protocol
 	// Port is the port to bind; zero, which [ParseSpecs] refuses, leaves it to the kernel.
 	Port uint16
@@ -53,8 +53,8 @@ func parseSpec(field string) (Spec, error) {
 		return Spec{}, errors.New("want PROTOCOL/PORT")
 	}
 	var s Spec
-	if err := s.Protocol.UnmarshalText([]byte(name)); err != nil || (s.Protocol != probes.TCP && s.Protocol != probes.UDP) {
-		return Spec{}, fmt.Errorf("protocol %q is not one of TCP, UDP", name)
+	if err := s.Protocol.UnmarshalText([]byte(name)); err != nil || (s.Protocol != probes.TCP && s.Protocol != probes.UDP && s.Protocol != probes.SCTP) {
+		return Spec{}, fmt.Errorf("protocol %q is not one of TCP, UDP, SCTP", name)
 	}
 	port, err := strconv.ParseUint(number, 10, 16)
 	if err != nil || port == 0 || strconv.FormatUint(port, 10) != number {

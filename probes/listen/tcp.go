@@ -15,8 +15,8 @@ import (
 // stays in the kernel's queue.
 const acceptPause = 10 * time.Millisecond
 
-// serveTCP answers connections until the socket is closed, and waits for those it answers.
-func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener) {
+// serveTCP answers connections of TCP, or of the kernel's SCTP, until the socket is closed, and waits for those it answers.
+func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener, protocol probes.Protocol) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, g.opts.MaxConns)
@@ -43,14 +43,14 @@ func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener) {
 			defer func() { <-slots }()
 			stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 			defer stop()
-			g.answerTCP(conn)
+			g.answerTCP(conn, protocol)
 		})
 	}
 }
 
 // answerTCP reads one line, records it, and answers with the identity. The source closes with a reset once it has the answer, so this
 // end keeps no TIME_WAIT although it closes first.
-func (g *Group) answerTCP(conn *net.TCPConn) {
+func (g *Group) answerTCP(conn *net.TCPConn, protocol probes.Protocol) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(g.opts.ReadTimeout)) // fails only on a connection that has ended
 	source, destination := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
@@ -58,12 +58,12 @@ func (g *Group) answerTCP(conn *net.TCPConn) {
 	if err == nil {
 		var token probes.Token
 		if token, err = wire.ParseRequest(line); err == nil {
-			g.arrived(token, probes.TCP, source, destination)
+			g.arrived(token, protocol, source, destination)
 			_, err = conn.Write(wire.AppendReply(nil, token, g.identity))
 		}
 	}
 	if err != nil {
-		g.opts.Log.Debug("connection without an answer", "protocol", probes.TCP, "source", source, "destination", destination, "err", err)
+		g.opts.Log.Debug("connection without an answer", "protocol", protocol, "source", source, "destination", destination, "err", err)
 		_ = conn.SetLinger(0) // a peer that is not ours gets no TIME_WAIT from us
 	}
 }

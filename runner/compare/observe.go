@@ -152,9 +152,12 @@ func read(o probes.Observation, p plan.Planned) reading {
 		}
 	}
 	if o.Outcome.Kind == probes.Replied {
-		if p.Kind == plan.Lookup {
+		switch {
+		case p.Kind == plan.Lookup:
 			r.answered = rightAnswers(o.Outcome.Addresses, p.Answers)
-		} else {
+		case p.Protocol == probes.ICMP: // a kernel answers and gives no identity: its address is all there is
+			r.answered = o.Outcome.ReplyFrom == p.Address.Addr()
+		default:
 			r.answered = slices.Contains(p.Responders, o.Outcome.Responder)
 		}
 	}
@@ -257,8 +260,14 @@ func roundTime(d time.Duration) time.Duration {
 
 func (r reading) deliveredWords() string {
 	words := fmt.Sprintf("%s answered%s", r.Outcome.Responder, r.after())
-	if r.planned.Kind == plan.Lookup {
+	switch {
+	case r.planned.Kind == plan.Lookup:
 		words = fmt.Sprintf("resolved to %s%s", addressWords(r.planned.Answers), r.after())
+	case r.planned.Protocol == probes.ICMP:
+		words = fmt.Sprintf("the kernel at %s echoed the token%s", r.Outcome.ReplyFrom, r.after())
+	}
+	if r.Outcome.Socket != probes.SocketUnknown {
+		words += fmt.Sprintf(", over a %s socket", r.Outcome.Socket)
 	}
 	return words + r.duplicateWords() + r.strayWords()
 }
@@ -299,6 +308,8 @@ func (r reading) wrongAnswerWords() string {
 		return strings.TrimSuffix("the lookup was answered without an address: "+r.Outcome.Detail, ": ")
 	case r.planned.Kind == plan.Lookup:
 		return fmt.Sprintf("the lookup was answered with %v instead of %s", r.Outcome.Addresses, addressWords(r.planned.Answers))
+	case r.planned.Protocol == probes.ICMP:
+		return fmt.Sprintf("the token was echoed by %s instead of %s", r.Outcome.ReplyFrom, r.planned.Address.Addr())
 	case r.Outcome.Responder == "":
 		return "a reply came back without an identity"
 	default:
@@ -326,6 +337,10 @@ func (r reading) silentWords() string {
 	words := fmt.Sprintf("no reply%s and no arrival; both agents were alive and the path was open before the policies", r.after())
 	if r.planned.Kind == plan.Lookup {
 		words = fmt.Sprintf("no answer%s; the same lookup was answered before the policies", r.after())
+	}
+	if r.planned.Protocol == probes.ICMP {
+		words = fmt.Sprintf("no echo%s; both agents were alive and the path was open before the policies; which of request and reply was lost is not "+
+			"known, because a kernel that answers echoes records no arrival", r.after())
 	}
 	if instead := r.Control.Instead; instead != "" {
 		words = fmt.Sprintf("no reply%s and no arrival; both agents were alive, and the path was proven by others: %s", r.after(), instead)

@@ -152,6 +152,7 @@ func (b *builder) planAttempts() {
 		for _, pod := range ns.Pods {
 			source := podName{ns.Name, pod.Name}
 			b.planPods(source)
+			b.planEchoes(source)
 			b.planServices(source, initial)
 			b.planNodes(source, initial)
 			b.planLookups(source)

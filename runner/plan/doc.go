@@ -7,7 +7,8 @@
 // [Plan.Only] narrows a plan to the attempt a replay names, and [GroupByWorld] finds
 // the scenarios that can share one fixture.
 //
-// What is planned: every pod to every pod on each port it listens on, itself included; every pod to every port of every Service by
+// What is planned: every pod to every pod on each port it listens on, itself included; an echo
+// from every pod to every other, where the world asks for ICMP; every pod to every port of every Service by
 // ClusterIP; every node of the world's reach, on what hostNetwork pods there listen on and on node ports; and a name lookup from every pod
 // for each Service that asks for it. A ClusterIP is judged on the Service's backends and their ports, and a lookup on the resolver's
 // pods, because policies are applied after the Service's address is translated.

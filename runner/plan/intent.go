@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -70,10 +71,14 @@ func (b *builder) loopsBack(a attempt, w reach.World) bool {
 
 // asNamed is the attempt in the words of rules.
 func (b *builder) asNamed(a attempt, w reach.World) scenarios.Attempt {
+	port := fmt.Sprintf("%s/%d", a.Protocol, a.Port)
+	if a.Protocol == probes.ICMP {
+		port = scenarios.ICMP
+	}
 	return scenarios.Attempt{
 		Source:      a.Source,
 		Destination: a.Destination,
-		Port:        fmt.Sprintf("%s/%d", a.Protocol, a.Port),
+		Port:        port,
 		LoopsBack:   b.loopsBack(a, w),
 	}
 }

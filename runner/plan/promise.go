@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -47,6 +48,9 @@ func (b *builder) derive(engine engines, step Step, a attempt, p *Promise) error
 	}
 	switch a.Kind {
 	case PodIP, NodeIP:
+		if a.Protocol == probes.ICMP {
+			return deriveEcho(engine.node, source, b.endpoint(a.pod), p)
+		}
 		destinations = append(destinations, target{b.endpoint(a.pod), a.port})
 	case ClusterIP, NodePort:
 		backends := b.backends(step.World, a.service)

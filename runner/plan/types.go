@@ -98,7 +98,7 @@ func (k *Kind) UnmarshalText(b []byte) error {
 
 // Planned is one attempt of a scenario, the same in every step.
 type Planned struct {
-	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>service:y/web:TCP/80", "x/a>dns:web.y",
+	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>y/b:ICMP", "x/a>service:y/web:TCP/80", "x/a>dns:web.y",
 	// "x/a>node:b:TCP/8080", "x/a>node:b:y/web:TCP/80" (a node port is named by the Service's own port, since its number is the cluster's).
 	// `gapproof run FILE --attempt ID` repeats just this one.
 	ID string `json:"id"`
@@ -125,7 +125,7 @@ type Planned struct {
 func (p Planned) Self() bool { return p.Kind == PodIP && p.Source == p.Destination }
 
 // Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
-// world writes them; destinations likewise, pods before Services before nodes before lookups; TCP before UDP before SCTP.
+// world writes them; destinations likewise, pods before echoes to them before Services before nodes before lookups; TCP before UDP before SCTP.
 type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`

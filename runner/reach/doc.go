@@ -1,9 +1,10 @@
 // Package reach derives from a world and its policies whether a connection must be allowed, and says which field of which policy decides.
 //
-// [Compile] turns a [World], its [Policy] list and, where there are any, its [ClusterPolicy] list into an [Engine]. Four things can be
+// [Compile] turns a [World], its [Policy] list and, where there are any, its [ClusterPolicy] list into an [Engine]. Five things can be
 // asked of it:
 //   - [Engine.Decide] answers one [Query] with a [Decision]: a [Verdict] for the source's egress and the destination's ingress, each with a
 //     trace of [Ref]s into the policies. It is the reference.
+//   - [Engine.DecideEcho] answers for ICMP, about which policies say nothing: allow, or no verdict.
 //   - [Engine.Matrix] gives the verdicts of all pods towards all pods over one [Channel], by word operations and without a trace.
 //   - [Engine.Classes] tells which pods and which ports no policy tells apart.
 //   - [Engine.MinimalProbes] chooses the connections that stand for all others; [Engine.Coverage] says how many they are.

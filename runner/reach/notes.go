@@ -12,6 +12,8 @@ const (
 	NoteLocalNode = "local-node"
 	// NoteIPBlockPod: an ipBlock allowed traffic with a pod of the cluster.
 	NoteIPBlockPod = "ipblock-pod"
+	// NoteICMP: the traffic is ICMP, which policies do not speak about.
+	NoteICMP = "icmp"
 	// NoteEqualPriority: rules of two ClusterNetworkPolicies of one tier and one priority match and disagree.
 	NoteEqualPriority = "equal-priority"
 	// NoteDomainNames: a domainNames peer might match the outside address.
@@ -86,6 +88,13 @@ func Notes() []Note {
 			Taken:     "it does not: policies do not select the pod, pod and namespace selectors do not match it, address blocks match its address",
 			Scenario:  "host-pods-are-not-selected",
 			Reference: hostNetworkPart,
+		},
+		{
+			ID: NoteICMP, About: AboutConnection,
+			Open:      "policies speak of TCP, UDP and SCTP; what denying or allowing a peer does to ICMP is undefined, and CNIs differ",
+			Taken:     "it is allowed where no policy selects an end, and there is no verdict otherwise",
+			Scenario:  "icmp-is-nobodys-promise",
+			Reference: networkPolicyPage + "#networkpolicy-resource",
 		},
 		{
 			ID: NoteIPBlockPod, About: AboutConnection,

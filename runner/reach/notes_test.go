@@ -46,6 +46,13 @@ func TestEveryNoteIsCarriedBySomeDecisionAndNoOther(t *testing.T) {
 	for _, n := range mustDecide(t, equal, parseQuery(t, "x/a > y/b TCP/80")).Notes {
 		carried[n] = true
 	}
+	echo, err := mustCompile(t, threeByThree(), nil).DecideEcho(Endpoint{Namespace: "x", Pod: "a"}, Endpoint{Namespace: "y", Pod: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range echo.Notes {
+		carried[n] = true
+	}
 	for _, n := range Notes() {
 		if want := n.About == AboutConnection; carried[n.ID] != want {
 			t.Errorf("%s is about a %s: carried by a decision: want %t, got %t", n.ID, n.About, want, carried[n.ID])

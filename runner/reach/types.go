@@ -8,7 +8,7 @@ import (
 	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
-// Verdict is allow or deny. The zero value is unknown and never an answer of the engine.
+// Verdict is allow or deny. The zero value is unknown, and an answer of the engine about ICMP alone.
 type Verdict uint8
 
 // The verdicts.

@@ -140,6 +140,7 @@ func full(t *testing.T) *report.Report {
 	j.Facts.Outcome.Local = netip.MustParseAddrPort("198.18.0.1:40000")
 	j.Facts.Outcome.Remote = netip.MustParseAddrPort("198.18.0.2:80")
 	j.Facts.Outcome.Errno = "ECONNREFUSED"
+	j.Facts.Outcome.ReplyFrom, j.Facts.Outcome.Socket = netip.MustParseAddr("198.18.0.2"), probes.RawSocket
 	j.Facts.Outcome.Rejecter = netip.MustParseAddr("198.18.0.2")
 	j.Facts.Attempt.Family = probes.IPv6
 	j.Facts.Level = probes.Full

@@ -24,8 +24,8 @@ const (
 )
 
 // round makes every attempt once and gathers its facts. It fails only when ctx ends: whatever an agent does not tell is
-// recorded as missing in the observation's control.
-func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, error) {
+// recorded as missing in the observation's control. Base and b, which may still be on their way then, are nil for a baseline.
+func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, error) {
 	obs := make([]probes.Observation, len(attempts))
 	bySource := map[string][]int{}
 	involved := map[string]bool{}
@@ -40,7 +40,7 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 			involved[r] = true
 		}
 	}
-	before := s.healths(ctx, world, involved)
+	before, resolverBefore := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
 
 	faults := map[string]string{}
 	var mu sync.Mutex
@@ -60,7 +60,7 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 		return nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
 	s.arrivals(ctx, world, attempts, obs)
-	after := s.healths(ctx, world, involved)
+	after, resolverAfter := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
@@ -72,6 +72,9 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 				continue
 			}
 			c.DestinationFault = firstOf(c.DestinationFault, alive(before[r], after[r]))
+		}
+		if a.Kind == plan.Lookup {
+			c.DestinationFault = firstOf(resolverBefore, resolverAfter)
 		}
 		if base != nil {
 			c.Baseline, c.BaselineFault = base[i].Outcome.Kind, base[i].Control.BaselineFault
@@ -219,7 +222,7 @@ func delivered(o probes.Observation, a plan.Planned) string {
 func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Planned) ([]probes.Observation, error) {
 	started := time.Now()
 	for {
-		obs, err := s.round(ctx, world, attempts, nil)
+		obs, err := s.round(ctx, world, nil, attempts, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -266,7 +266,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 			attempts[i].Responders = promise.Backends
 		}
 	}
-	settled, err := s.settle(ctx, world, attempts, step.Promises, base, accepted)
+	settled, err := s.settle(ctx, world, b, attempts, step.Promises, base, accepted)
 	if err != nil {
 		return out, err
 	}

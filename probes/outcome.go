@@ -153,7 +153,8 @@ type ListenerHealth struct {
 // Control proves, or fails to prove, that both ends of an attempt were alive while it ran.
 type Control struct {
 	// SourceFault and DestinationFault are empty when that end answered before and after the attempt with one BootID and
-	// healthy listeners; else they say what was missing. DestinationFault stays empty for destinations without an agent.
+	// healthy listeners; else they say what was missing. For a lookup, whose destination has no agent, DestinationFault says why the
+	// resolver was not proven alive; it stays empty for other destinations without one.
 	SourceFault      string `json:"sourceFault,omitempty"`
 	DestinationFault string `json:"destinationFault,omitempty"`
 	// Baseline is the kind of the outcome of the same attempt before any policy; OutcomeUnknown when there was none.

@@ -129,11 +129,11 @@ type Edit struct {
 	Replace string `yaml:"replace"`
 }
 
-// FileSpec is one file beside the images, taken from a module.
+// FileSpec is one file beside the images, taken from a module or from the component's own folder.
 type FileSpec struct {
 	// Path is where it lies below the lab's files folder.
 	Path string `yaml:"path"`
-	// Module is a module required by the component's go.mod; From is the file inside it.
+	// Module is a module required by the component's go.mod; From is the file inside it. An empty Module is the component's folder.
 	Module string `yaml:"module"`
 	From   string `yaml:"from"`
 }
@@ -284,8 +284,8 @@ func validateComponents(components []*Component) []error {
 			if !filepath.IsLocal(filepath.FromSlash(f.Path)) {
 				l.add(field+".path", "%q leaves the lab directory", f.Path)
 			}
-			if f.Module == "" || !filepath.IsLocal(filepath.FromSlash(f.From)) {
-				l.add(field, "needs a module and a path inside it, got %q and %q", f.Module, f.From)
+			if !filepath.IsLocal(filepath.FromSlash(f.From)) {
+				l.add(field+".from", "%q is not a path inside the module, or inside the folder where none is named", f.From)
 			}
 		}
 		faults = append(faults, l.faults...)

@@ -136,7 +136,7 @@ images:
       - {module: example.test/m, from: ../secret, to: /m, edits: [{find: x}]}
       - {text: x, from: y, merge: {a: b}, to: /t}
 files:
-  - {path: ../up, from: x}
+  - {path: ../up, from: ../x}
 `,
 				"b/component.yaml": "profile: big\nbuilds: [{name: b, binaries: {extra: example.test/extra}}]\n",
 			},
@@ -161,7 +161,7 @@ files:
 				`a/component.yaml: images[3].contents[4]: from, executable and edits belong to a module`,
 				`a/component.yaml: images[3].contents[4].merge: belongs to run`,
 				`a/component.yaml: files[0].path: "../up" leaves the lab directory`,
-				`a/component.yaml: files[0]: needs a module and a path inside it, got "" and "x"`,
+				`a/component.yaml: files[0].from: "../x" is not a path inside the module, or inside the folder where none is named`,
 			},
 		},
 	} {

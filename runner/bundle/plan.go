@@ -274,8 +274,11 @@ func (p *plan) binaryPath(ref string) (string, error) {
 	return e.path(name), nil
 }
 
-// fileStep fetches a file beside the images from its module.
+// fileStep fetches a file beside the images from its module, or from the component's folder.
 func (p *plan) fileStep(ctx context.Context, c *Component, f FileSpec) (*step, error) {
+	if f.Module == "" {
+		return p.ownFileStep(c, f)
+	}
 	version, sum, err := pinned(ctx, goProjectOf(c), f.Module)
 	if err != nil {
 		return nil, err
@@ -295,6 +298,24 @@ func (p *plan) fileStep(ctx context.Context, c *Component, f FileSpec) (*step, e
 		if err != nil {
 			return fmt.Errorf("fetching %s: %w", f.Path, err)
 		}
+		return os.WriteFile(filepath.Join(dir, path.Base(f.From)), data, 0o444)
+	}
+	return p.shared(s), nil
+}
+
+// ownFileStep copies a file of the component's folder. Its content is the key, so what is copied is what was keyed.
+func (p *plan) ownFileStep(c *Component, f FileSpec) (*step, error) {
+	data, err := os.ReadFile(filepath.Join(c.dir, filepath.FromSlash(f.From)))
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", f.Path, err)
+	}
+	key, err := keyOf("own file", []string{c.Name, f.From, sumBytes(data)})
+	if err != nil {
+		return nil, err
+	}
+	s := &step{title: "file " + f.Path, key: key}
+	s.run = func(_ context.Context, dir string, e *entry) error {
+		e.Built = []string{"images/" + c.Name}
 		return os.WriteFile(filepath.Join(dir, path.Base(f.From)), data, 0o444)
 	}
 	return p.shared(s), nil

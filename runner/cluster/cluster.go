@@ -58,7 +58,9 @@ type Options struct {
 	// fails the step. It is not called for a cluster that is found complete. Nil means that no pod network is made: Up then ends
 	// when the nodes have registered, as they cannot become Ready.
 	Install func(context.Context, *Cluster) error
-	Retain  Retain
+	// CNI is what Install makes, by name. It is recorded, and a cluster with another one is not the cluster that is asked for.
+	CNI    string
+	Retain Retain
 	// Log receives what kind and the steps have to say. Nil means none.
 	Log *slog.Logger
 	// Progress may be nil.
@@ -92,6 +94,8 @@ type Node struct {
 type Cluster struct {
 	Name     string `json:"name"`
 	Topology string `json:"topology"`
+	// CNI is the name of the pod network; empty where none was installed.
+	CNI string `json:"cni,omitempty"`
 	// Kubeconfig is the path of a kubeconfig for the cluster's administrator. The user's own kubeconfig is never written to.
 	Kubeconfig string `json:"kubeconfig"`
 	// Nodes are sorted by name.
@@ -329,8 +333,9 @@ func (u *up) findOrClear(ctx context.Context) (string, error) {
 			return "", ended(ctx)
 		}
 		if unhealthy == nil {
-			if r.Lock != u.lock || r.Topology != u.o.Topology || r.PodNetwork != (u.o.Install != nil) {
-				return "", fmt.Errorf("looking for the cluster: it is up with topology %s from lab %s, which is not what was asked for: %w", r.Topology, r.LabDir, ErrClusterExists)
+			if r.Lock != u.lock || r.Topology != u.o.Topology || r.PodNetwork != (u.o.Install != nil) || r.Cluster.CNI != u.o.CNI {
+				return "", fmt.Errorf("looking for the cluster: it is up with topology %s, CNI %q from lab %s, which is not what was asked for: %w",
+					r.Topology, r.Cluster.CNI, r.LabDir, ErrClusterExists)
 			}
 			u.cluster = r.Cluster
 			u.cluster.Origin = Found
@@ -358,7 +363,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 	}
 	u.made = true
 	u.cluster = &Cluster{
-		Name: u.o.Name, Topology: u.o.Topology, Kubeconfig: u.files.kubeconfig(), Network: objectName(u.o.Name),
+		Name: u.o.Name, Topology: u.o.Topology, CNI: u.o.CNI, Kubeconfig: u.files.kubeconfig(), Network: objectName(u.o.Name),
 		PodSubnets: podSubnets, Images: u.o.Lock.Images, AccessLog: u.files.accessLog(), Origin: Made,
 	}
 	var loaded string

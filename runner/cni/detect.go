@@ -37,6 +37,7 @@ func agents() []agent {
 		{"kube-ovn-cni", "cni-server", "Kube-OVN"},
 		{"aws-node", "aws-node", "Amazon VPC CNI"},
 		{"azure-cns", "cns-container", "Azure CNI"},
+		{"gapproof-none", "none", "none (enforces nothing)"},
 	}
 }
 

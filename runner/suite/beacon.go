@@ -168,6 +168,39 @@ func (b *beacons) await(ctx context.Context, open map[string]pair) (time.Duratio
 	}
 }
 
+// resolverAsks is how often the resolver is asked before and after a round. Which of its pods answers is left to chance: with half of
+// them dead, all of these and as many after succeed once in 65 536 rounds.
+const resolverAsks = 8
+
+// resolver says what keeps the cluster's resolver from being proven alive for the lookups among attempts: the beacons' source, which no
+// policy of a scenario selects, asks for the name of the first. It is empty when every query was answered, with an address or without,
+// and when there is no lookup. A nil b proves nothing and finds no fault: the baseline is its own control.
+func (b *beacons) resolver(ctx context.Context, attempts []plan.Planned, deadline time.Duration) string {
+	first := slices.IndexFunc(attempts, func(a plan.Planned) bool { return a.Kind == plan.Lookup })
+	if b == nil || first < 0 {
+		return ""
+	}
+	batch := make([]probes.Attempt, resolverAsks)
+	for i := range batch {
+		batch[i] = probes.Attempt{ID: fmt.Sprintf("resolver/%d", i), Protocol: probes.DNS, Name: attempts[first].Name, Token: probes.NewToken(), Deadline: deadline}
+	}
+	answered := 0
+	ctx, cancel := context.WithTimeout(ctx, deadline+askLimit)
+	defer cancel()
+	err := b.world.Agent(b.namespace+"/"+beaconSource).Run(ctx, batch, func(o probes.Outcome) {
+		if o.Kind == probes.Replied {
+			answered++
+		}
+	})
+	switch {
+	case err != nil:
+		return "the resolver could not be asked: " + err.Error()
+	case answered < resolverAsks:
+		return fmt.Sprintf("the resolver answered %d of %d queries of a pod that no policy selects", answered, resolverAsks)
+	}
+	return ""
+}
+
 var beaconPods = metav1.LabelSelector{MatchLabels: map[string]string{"beacon": "true"}}
 
 func tcpPort(port int) []networkingv1.NetworkPolicyPort {

@@ -24,8 +24,9 @@ const (
 )
 
 // round makes every attempt once and gathers its facts. It fails only when ctx ends: whatever an agent does not tell is
-// recorded as missing in the observation's control. The durations are how long each attempt took that was decided by a sighting.
-func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, []time.Duration, error) {
+// recorded as missing in the observation's control. Base and b, which may still be on their way then, are nil for a baseline. The durations are
+// how long each attempt took that was decided by a sighting.
+func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, []time.Duration, error) {
 	obs := make([]probes.Observation, len(attempts))
 	bySource := map[string][]int{}
 	involved := map[string]bool{}
@@ -40,7 +41,7 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 			involved[r] = true
 		}
 	}
-	before := s.healths(ctx, world, involved)
+	before, resolverBefore := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
 	vigil := s.keepVigil(ctx, world, attempts, obs)
 
 	faults := map[string]string{}
@@ -63,7 +64,7 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
 	s.arrivals(ctx, world, attempts, obs)
-	after := s.healths(ctx, world, involved)
+	after, resolverAfter := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
@@ -75,6 +76,9 @@ func (s *Suite) round(ctx context.Context, world World, attempts []plan.Planned,
 				continue
 			}
 			c.DestinationFault = firstOf(c.DestinationFault, alive(before[r], after[r]))
+		}
+		if a.Kind == plan.Lookup {
+			c.DestinationFault = firstOf(resolverBefore, resolverAfter)
 		}
 		if base != nil {
 			c.Baseline, c.BaselineFault = base[i].Outcome.Kind, base[i].Control.BaselineFault
@@ -215,7 +219,7 @@ func firstOf(a, b string) string {
 func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Planned) ([]probes.Observation, error) {
 	started := time.Now()
 	for {
-		obs, _, err := s.round(ctx, world, attempts, nil)
+		obs, _, err := s.round(ctx, world, nil, attempts, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ const confirm = 3 * time.Second
 
 // settle makes rounds, each overlapping the one before, until two successive ones agree on every attempt and none of them
 // contradicts its promise, or has done so for long enough.
-func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned, promises []plan.Promise, base []probes.Observation, accepted time.Time) (settled, error) {
+func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []plan.Planned, promises []plan.Promise, base []probes.Observation, accepted time.Time) (settled, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type answer struct {
 		numbered
@@ -52,7 +52,7 @@ func (s *Suite) settle(ctx context.Context, world World, attempts []plan.Planned
 		pending = append(pending, c)
 		go func() {
 			a := answer{numbered: numbered{started: time.Now()}}
-			a.obs, a.decided, a.err = s.round(ctx, world, attempts, base)
+			a.obs, a.decided, a.err = s.round(ctx, world, b, attempts, base)
 			for i := range a.obs {
 				a.seen = append(a.seen, compare.Observe(a.obs[i], attempts[i]))
 			}

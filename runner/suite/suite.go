@@ -381,7 +381,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 		return out, p, err
 	}
 	attempts := compare.Backends(p.Attempts, step.Promises)
-	settled, err := s.settle(ctx, world, attempts, step.Promises, g.Base, accepted)
+	settled, err := s.settle(ctx, world, b, attempts, step.Promises, g.Base, accepted)
 	if err != nil {
 		return out, p, err
 	}

@@ -7,10 +7,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gapproof/gapproof/runner/bundle"
+	"github.com/gapproof/gapproof/runner/cni"
 )
 
-// labProfile is the CNI profile of every lab.
-const labProfile = "calico"
+// labProfiles are the CNI profiles whose images every lab has. The one that enforces nothing is a single small binary.
+func labProfiles() []string { return []string{cni.Default, "none"} }
 
 func (a *app) bundle() *cobra.Command {
 	c := &cobra.Command{
@@ -34,7 +35,7 @@ Steps are cached by content: a second build does nothing, an interrupted one goe
 program and the included folders are written as one bundle, signed with --key or later with gapproof bundle sign.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			profiles := []string{labProfile}
+			profiles := labProfiles()
 			if race {
 				profiles = append(profiles, "race")
 			}

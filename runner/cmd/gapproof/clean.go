@@ -30,6 +30,13 @@ Ctrl-C; this is for those that were killed.`,
 					return clusterError(err)
 				}
 				path = lab.Kubeconfig
+				woken, err := lab.UnpauseAll(c.Context())
+				for _, node := range woken {
+					fmt.Fprintf(a.out, "unpaused node %s\n", node)
+				}
+				if err != nil {
+					return err
+				}
 			}
 			at, err := kube.Load(c.Context(), path, t.context)
 			if err != nil {

@@ -19,68 +19,75 @@ import (
 )
 
 func (a *app) up() *cobra.Command {
-	var name, topology string
-	var retain, replace bool
+	var o upOptions
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Bring up a kind cluster with a real CNI, everything from the local mirror",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.clusterUp(c.Context(), name, topology, retain, replace)
+			_, err := a.clusterUp(c.Context(), o)
+			return err
 		},
 	}
-	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
-	c.Flags().StringVar(&topology, "topology", kindconfigs.Default, "one of "+strings.Join(kindconfigs.Names(), ", "))
-	c.Flags().BoolVar(&retain, "retain", false, "leave a cluster that could not be brought up as it is, to be looked at")
-	c.Flags().BoolVar(&replace, "replace", false, "replace a cluster of this name that was made from another lab or topology")
+	c.Flags().StringVar(&o.name, "cluster", defaultCluster, "name of the cluster")
+	c.Flags().StringVar(&o.cni, "cni", cni.Default, "pod network, one of "+strings.Join(cni.Names(), ", ")+" (none enforces nothing: for gapproof selftest)")
+	c.Flags().StringVar(&o.topology, "topology", kindconfigs.Default, "one of "+strings.Join(kindconfigs.Names(), ", "))
+	c.Flags().BoolVar(&o.retain, "retain", false, "leave a cluster that could not be brought up as it is, to be looked at")
+	c.Flags().BoolVar(&o.replace, "replace", false, "replace a cluster of this name that was made from another lab, topology or CNI")
 	return c
 }
 
-func (a *app) clusterUp(ctx context.Context, name, topology string, retain, replace bool) error {
+// upOptions are the flags of up.
+type upOptions struct {
+	name, topology, cni string
+	retain, replace     bool
+}
+
+func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster, error) {
+	profile, err := cni.Find(flags.cni)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--cni: %w", err)}
+	}
 	lock, err := images.ReadLock(a.labDir())
 	if err != nil {
-		return hinted{usageError{err}, "gapproof bundle create"}
+		return nil, hinted{usageError{err}, "gapproof bundle create"}
 	}
 	executable, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("finding the running program: %w", err)
+		return nil, fmt.Errorf("finding the running program: %w", err)
 	}
 	started := time.Now()
 	o := cluster.Options{
-		Name: name, Topology: topology, LabDir: a.labDir(), Lock: lock, StateDir: a.clustersDir(), Executable: executable,
-		Log: a.log, Progress: a.step,
-		Install: func(ctx context.Context, c *cluster.Cluster) error { return a.install(ctx, c, lock) },
+		Name: flags.name, Topology: flags.topology, LabDir: a.labDir(), Lock: lock, StateDir: a.clustersDir(), Executable: executable,
+		Log: a.log, Progress: a.step, CNI: profile.Name,
+		Install: func(ctx context.Context, c *cluster.Cluster) error { return a.install(ctx, c, profile, lock) },
 	}
-	if retain {
+	if flags.retain {
 		o.Retain = cluster.RetainOnFailure
 	}
 	made, err := cluster.Up(ctx, o)
-	if replace && errors.Is(err, cluster.ErrClusterExists) {
+	if flags.replace && errors.Is(err, cluster.ErrClusterExists) {
 		a.waitingFor("replacing the cluster: " + err.Error())
-		if _, err := cluster.Down(ctx, name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log}); err != nil {
-			return clusterError(err)
+		if _, err := cluster.Down(ctx, flags.name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log}); err != nil {
+			return nil, clusterError(err)
 		}
 		made, err = cluster.Up(ctx, o)
 	}
 	if err != nil {
-		return clusterError(err)
+		return nil, clusterError(err)
 	}
 	state := "is up"
 	if made.Origin == cluster.Found {
 		state = "was up already"
 	}
-	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), labProfile, time.Since(started).Seconds())
+	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), profile.Name, time.Since(started).Seconds())
 	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", compare.ShellQuote(made.Kubeconfig))
-	return nil
+	return made, nil
 }
 
 // install puts the CNI into a cluster whose API server answers.
-func (a *app) install(ctx context.Context, c *cluster.Cluster, lock *images.Lock) error {
+func (a *app) install(ctx context.Context, c *cluster.Cluster, profile cni.Profile, lock *images.Lock) error {
 	config, err := c.RESTConfig()
-	if err != nil {
-		return err
-	}
-	profile, err := cni.Find(labProfile)
 	if err != nil {
 		return err
 	}

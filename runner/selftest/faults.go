@@ -1,0 +1,201 @@
+package selftest
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/internal/kube"
+	"github.com/gapproof/gapproof/runner/reach"
+	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/scenarios"
+)
+
+//go:embed faults.yaml
+var files embed.FS
+
+// Lab is the cluster that faults are injected into. It must be one that may be broken.
+type Lab struct {
+	Cluster  *kube.Cluster
+	Machines Machines
+	// Nodes are all of the cluster's, by name; CNI is the profile it was made with.
+	Nodes []string
+	CNI   string
+	// Run names a new run. Its worlds must have namespaces of their own, since several runs are under way at once.
+	Run func() string
+	// Seams are a run's worlds and policies, reached through the given API server.
+	Seams func(through *kube.Cluster, run string) (suite.Worlds, suite.Policies)
+	// Progress is told of each fault that is done; from one goroutine at a time. It may be nil.
+	Progress func(what string, took time.Duration)
+}
+
+// Outcome is what came of one fault.
+type Outcome struct {
+	Fault Fault
+	// Skipped says why it was not injected; empty when it was.
+	Skipped string
+	// Attempts were judged. Untold came out inconclusive as they had to, Right passed as they had to or might.
+	Attempts, Untold, Right int
+	// FalsePasses and FalseFailures are results that the instrument had no ground for.
+	FalsePasses, FalseFailures int
+	// Ended is the run's error where the table wants one.
+	Ended string
+	// Findings are the false results, and whatever else is not as the table says.
+	Findings []Finding
+	Took     time.Duration
+}
+
+const (
+	// atOnce bounds the runs under way: each has eight pods, and a lab has two cores.
+	atOnce = 3
+	// faultBaseline, faultEnforce and faultSettle are a run's limits here: shorter than usual, because some faults use them up.
+	faultBaseline = 6 * time.Second
+	faultEnforce  = 8 * time.Second
+	faultSettle   = 15 * time.Second
+)
+
+// Faults injects each fault of the table into a run of its own and holds the verdicts against the table. Outcomes are in the table's
+// order. The error is about the lab: what the instrument got wrong is in the Findings.
+func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
+	all, err := scenarios.LoadFS(files, "faults.yaml")
+	if err != nil {
+		return nil, fmt.Errorf("loading the scenario of the faults: %w", err)
+	}
+	outcomes := make([]Outcome, len(table))
+	errs := make([]error, len(table))
+	done := make(chan int)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		for i := range done {
+			if lab.Progress != nil {
+				lab.Progress("fault "+table[i].Name, outcomes[i].Took)
+			}
+		}
+	}()
+	for _, reaches := range []Reaches{OwnWorld, WholeCluster} {
+		var g errgroup.Group
+		g.SetLimit(atOnce)
+		if reaches == WholeCluster {
+			g.SetLimit(1)
+		}
+		for i, f := range table {
+			if f.Reaches != reaches {
+				continue
+			}
+			g.Go(func() error { // one fault's trouble does not end the others
+				outcomes[i], errs[i] = inject(ctx, lab, f, all)
+				done <- i
+				return nil
+			})
+		}
+		_ = g.Wait() // errs has them
+	}
+	close(done)
+	<-told
+	if ctx.Err() != nil {
+		return outcomes, fmt.Errorf("injecting faults: %w", context.Cause(ctx))
+	}
+	return outcomes, errors.Join(errs...)
+}
+
+// inject carries out one run with one fault.
+func inject(ctx context.Context, lab Lab, f Fault, all []*scenarios.Scenario) (out Outcome, err error) {
+	out.Fault = f
+	if f.Needs != "" && f.Needs != lab.CNI {
+		out.Skipped = fmt.Sprintf("needs CNI %s, the cluster has %s", f.Needs, lab.CNI)
+		return out, nil
+	}
+	if ctx.Err() != nil {
+		return out, nil
+	}
+	started := time.Now()
+	defer func() { out.Took = time.Since(started) }()
+	between, err := newProxy(lab.Cluster)
+	if err != nil {
+		return out, err
+	}
+	defer between.close()
+	through, err := between.cluster(lab.Cluster)
+	if err != nil {
+		return out, err
+	}
+	run := lab.Run()
+	worlds, policies := lab.Seams(through, run)
+	stage := &stage{Worlds: worlds, Policies: policies, fault: f, scene: &scene{lab: lab, proxy: between}}
+	defer func() { stage.end(ctx) }()
+	rep, err := suite.New(stage, stage, suite.Options{
+		Run: run, Baseline: faultBaseline, Enforce: faultEnforce, Settle: faultSettle,
+		Replay: func(string, string) string { return "gapproof selftest faults" },
+	}).Run(ctx, all)
+	if e := stage.failed(); e != nil {
+		return out, errors.Join(e, err)
+	}
+	out.hold(rep, err)
+	if f.Ends == "" && err != nil {
+		return out, fmt.Errorf("running with the fault %s: %w", f.Name, err)
+	}
+	return out, nil
+}
+
+// hold holds a run against its row of the table.
+func (o *Outcome) hold(rep *report.Report, ended error) {
+	if o.Fault.Ends != "" {
+		want := fmt.Sprintf("an end of the run with %q and without a result", o.Fault.Ends)
+		switch {
+		case ended == nil:
+			o.find("", "", want, "a run that went on", fmt.Sprintf("%d results", judged(rep)))
+		case !strings.Contains(ended.Error(), o.Fault.Ends):
+			o.find("", "", want, "another end", ended.Error())
+		default:
+			o.Ended = ended.Error()
+		}
+	} else if ended == nil && judged(rep) == 0 {
+		o.find("", "", "results", "none", "the run judged nothing")
+	}
+	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) { o.judge(step.Name, j) })
+}
+
+// judge holds one result against the effect that the fault must have on it.
+func (o *Outcome) judge(step string, j compare.Judgement) {
+	promised := j.Promise.Verdict()
+	if j.Promise.Skip != "" || promised == reach.Unknown {
+		return
+	}
+	o.Attempts++
+	effect := o.Fault.Effect(j.Attempt, promised)
+	wants := map[Effect]string{
+		Unharmed: "a pass", Untold: "inconclusive", Doubtful: "a pass or inconclusive", EffectUnknown: "an effect in the table",
+	}
+	wrong := func(want string) {
+		o.find(step, fmt.Sprintf("%s (promised %s)", j.Attempt.ID, promised), want, resultWords(j), j.Reason)
+	}
+	switch {
+	case j.Result == compare.Fail:
+		o.FalseFailures++
+		wrong(wants[effect])
+	case j.Result == compare.Pass && effect != Unharmed && effect != Doubtful:
+		o.FalsePasses++
+		wrong(wants[effect])
+	case j.Result == compare.Pass:
+		o.Right++
+	case j.Result != compare.Inconclusive || effect == Unharmed || effect == EffectUnknown:
+		wrong(wants[effect])
+	case !slices.ContainsFunc(o.Fault.Reasons, func(r string) bool { return strings.Contains(j.Reason, r) }):
+		wrong("inconclusive because of one of " + strings.Join(o.Fault.Reasons, ", "))
+	default:
+		o.Untold++
+	}
+}
+
+func (o *Outcome) find(step, attempt, want, got, reason string) {
+	o.Findings = append(o.Findings, Finding{o.Fault.Name, step, attempt, want, got, reason})
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -218,14 +219,16 @@ func namespaces(proc string, pods []Pod) (map[uint64]string, error) {
 	if len(wanted) == 0 {
 		return found, nil
 	}
-	paths, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "ns", "net"))
+	entries, err := os.ReadDir(proc)
 	if err != nil {
-		return nil, fmt.Errorf("listing processes under %s: %w", proc, err)
+		return nil, fmt.Errorf("listing processes: %w", err)
 	}
-	for _, path := range paths {
+	for _, entry := range entries {
+		// The folder ns of another user's process can be passed through but not listed, unless one may read everything (CAP_DAC_READ_SEARCH).
+		path := filepath.Join(proc, entry.Name(), "ns", "net")
 		number, err := inode(path)
 		if err != nil {
-			continue // the process ended meanwhile
+			continue // no process, or it ended meanwhile
 		}
 		if _, again := found[number]; wanted[number] && !again {
 			found[number] = path

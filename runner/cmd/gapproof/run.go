@@ -35,6 +35,8 @@ type target struct {
 	kubeconfig string
 	context    string
 	image      string
+	// witness is the mode, witnessImage the image outside the lab.
+	witness, witnessImage string
 }
 
 func (t *target) flags(c *cobra.Command) {
@@ -75,6 +77,8 @@ What could not be told is inconclusive, never green.`,
 	}
 	o.flags(c)
 	c.Flags().StringVar(&o.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
+	c.Flags().StringVar(&o.witness, "witness", string(witnessAuto), "watch packets in the nodes' kernels: auto, require or off")
+	c.Flags().StringVar(&o.witnessImage, "witness-image", "", "witness image by digest, for --kubeconfig; the lab's own otherwise")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json, junit or markdown")
 	c.Flags().StringVar(&o.report, "report", "", "also write the report in every format into this directory")
 	c.Flags().StringVar(&o.evidence, "evidence", "", "keep plan, policies, observations and report in this new directory, for gapproof report verify")
@@ -96,6 +100,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	}
 	if o.deadline < 10*time.Millisecond || o.deadline > 30*time.Second {
 		return usageError{fmt.Errorf("--deadline: %s is not between 10ms and 30s", o.deadline)}
+	}
+	mode, err := parseWitnessMode(o.witness)
+	if err != nil {
+		return usageError{err}
 	}
 	all, err := a.load(args)
 	if err != nil {
@@ -123,10 +131,14 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
+	watching, unwitnessed, err := a.witnesses(seams, at.witness, mode)
+	if err != nil {
+		return err
+	}
 	applier := apply.New(at.Client, run)
 	s := suite.New(seams, applier, suite.Options{
-		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run),
-		Run:     run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
+		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run), Witnesses: watching, Unwitnessed: unwitnessed,
+		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
@@ -224,13 +236,15 @@ type place struct {
 	// image is the probe's; images are all that are known by digest.
 	image  string
 	images []string
+	// witness is the witness's image; empty where there is none.
+	witness string
 	// prefix goes before every namespace; empty in the lab.
 	prefix string
 }
 
 // connect loads the target and finds out which image and namespace prefix to use there.
 func (a *app) connect(ctx context.Context, t target, run string) (*place, error) {
-	path, p := t.kubeconfig, &place{image: t.image}
+	path, p := t.kubeconfig, &place{image: t.image, witness: t.witnessImage}
 	lab := path == "" && t.context == ""
 	if lab {
 		c, err := cluster.Find(a.clustersDir(), t.cluster)
@@ -243,6 +257,9 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 			if i.Name == images.ProbeImage && p.image == "" {
 				p.image = i.Reference()
 			}
+			if i.Name == images.WitnessImage && p.witness == "" {
+				p.witness = i.Reference()
+			}
 		}
 	} else {
 		switch {
@@ -250,8 +267,13 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 			return nil, hinted{usageError{errors.New("--probe-image: is needed outside the lab, by digest")}, "gapproof run --help"}
 		case !strings.Contains(p.image, "@sha256:"):
 			return nil, usageError{fmt.Errorf("--probe-image: %q is not pinned by digest", p.image)}
+		case p.witness != "" && !strings.Contains(p.witness, "@sha256:"):
+			return nil, usageError{fmt.Errorf("--witness-image: %q is not pinned by digest", p.witness)}
 		}
 		p.images = []string{p.image}
+		if p.witness != "" {
+			p.images = append(p.images, p.witness)
+		}
 		p.prefix = "gapproof-" + run + "-"
 	}
 	var err error
@@ -272,6 +294,7 @@ func replayFlags(t target) []string {
 	var flags []string
 	for _, f := range []struct{ name, value, usual string }{
 		{"--cluster", t.cluster, defaultCluster}, {"--kubeconfig", t.kubeconfig, ""}, {"--context", t.context, ""}, {"--probe-image", t.image, ""},
+		{"--witness", t.witness, string(witnessAuto)}, {"--witness-image", t.witnessImage, ""},
 	} {
 		if f.value != f.usual {
 			flags = append(flags, f.name, f.value)

@@ -39,8 +39,9 @@ func icmp(kind, code byte, id uint16, quoted []byte) []byte {
 	return append([]byte{kind, code, 0, 0, byte(id >> 8), byte(id), 0, 1}, quoted...)
 }
 
-// TestTheTapMatchesEveryProtocol has the kernel run the tap on made packets, also of protocols that this host's kernel or the dialer lacks.
-func TestTheTapMatchesEveryProtocol(t *testing.T) {
+// TestTapAndDropMatchEveryProtocol has the kernel run the tap on made packets, also of protocols that this host's kernel or the dialer
+// lacks. The kernel then gives the packet up, which the drop program sees.
+func TestTapAndDropMatchEveryProtocol(t *testing.T) {
 	needRoot(t)
 	leaktest.Check(t)
 	const tcp, udp, sctp, icmp4, icmp6 = 6, 17, 132, 1, 58
@@ -113,10 +114,13 @@ func TestTheTapMatchesEveryProtocol(t *testing.T) {
 			}
 			var want []probes.Sighting
 			if tt.want != probes.PacketUnknown {
-				want = []probes.Sighting{{AttemptID: "a", Packet: tt.want, Point: probes.Reached, Count: 1, Code: tt.code, Peer: netip.MustParseAddrPort(tt.peer)}}
+				reached := probes.Sighting{AttemptID: "a", Packet: tt.want, Point: probes.Reached, Count: 1, Code: tt.code, Peer: netip.MustParseAddrPort(tt.peer)}
+				freed := reached
+				freed.Point, freed.Local = probes.Dropped, true
+				want = []probes.Sighting{reached, freed}
 			}
-			for i := range got {
-				got[i].Interface = "" // the kernel runs it on an interface of its choice
+			for i := range got { // the kernel makes the packet on an interface, and frees it for a reason, of its choice
+				got[i].Interface, got[i].Reason, got[i].After = "", "", 0
 			}
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				t.Errorf("sightings (-want +got):\n%s", diff)

@@ -13,7 +13,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/gapproof (static)
@@ -24,8 +24,19 @@ host: build ## install what the host lacks and start the engine
 	@$(BIN) doctor --fix
 
 .PHONY: testtools
-testtools: ## install what tests alone need: ip, nsenter and unshare
-	@{ command -v ip && command -v nsenter && command -v unshare; } >/dev/null || apt-get install -y -qq --no-install-recommends iproute2 util-linux
+testtools: ## install what tests alone need: ip, nsenter, unshare, nft and iptables
+	@{ command -v ip && command -v nsenter && command -v unshare && command -v nft && command -v iptables; } >/dev/null || \
+	 apt-get install -y -qq --no-install-recommends iproute2 util-linux nftables iptables
+
+.PHONY: generate
+generate: ## compile the witness's programs anew (installs Debian's clang-19)
+	@{ command -v clang-19 && command -v llvm-strip-19 && test -e /usr/include/bpf/bpf_helpers.h; } >/dev/null || \
+	 apt-get install -y -qq --no-install-recommends clang-19 llvm-19 libbpf-dev
+	go generate ./probes/witness
+
+.PHONY: generate-check
+generate-check: generate ## fail where the committed programs are not what generate makes
+	@changed="$$(git status --porcelain -- 'probes/witness/*_bpfe[bl].*')"; test -z "$$changed" || { echo "$$changed" >&2; exit 1; }
 
 .PHONY: images
 images: host ## build every image of the lab from modules into the cache

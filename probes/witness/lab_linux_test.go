@@ -89,14 +89,17 @@ type node struct {
 	decoder *json.Decoder
 }
 
+// self is the namespace that the test itself runs in.
+func self() *node { return &node{name: "self", pid: os.Getpid()} }
+
 // startNode runs this test binary as a pod in a new network namespace.
 func startNode(t testing.TB, name string) *node {
 	t.Helper()
-	self, err := os.Executable()
+	binary, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(self)
+	command := exec.Command(binary)
 	command.Env = append(os.Environ(), podVariable+"="+name)
 	command.Stderr = os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
@@ -167,6 +170,9 @@ func (n *node) try(t testing.TB, attempts []probes.Attempt) []probes.Outcome {
 	return outcomes
 }
 
+// noDAD spares a namespace's IPv6 addresses the seconds in which the kernel asks whether somebody else has them.
+const noDAD = "net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0"
+
 // lab is source, router and destination, and a second destination that nobody means to reach.
 type lab struct {
 	source, router, destination, other *node
@@ -185,8 +191,9 @@ func newLab(t testing.TB) *lab {
 		}
 	}
 	l := &lab{source: startNode(t, "source"), router: startNode(t, "router"), destination: startNode(t, "destination"), other: startNode(t, "other"), port: 19999}
-	l.router.sh(t, "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0")
+	l.router.sh(t, "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 "+noDAD)
 	for i, n := range []*node{l.source, l.destination, l.other} {
+		n.sh(t, "sysctl -qw "+noDAD)
 		l.router.sh(t, fmt.Sprintf(`ip link add to-%[1]s type veth peer name eth0 netns %[2]d
 			ip addr add 10.77.%[3]d.1/24 dev to-%[1]s
 			ip addr add fd77:%[3]d::1/64 dev to-%[1]s nodad
@@ -198,7 +205,7 @@ func newLab(t testing.TB) *lab {
 			ip route add default via 10.77.%[1]d.1
 			ip -6 route add default via fd77:%[1]d::1`, i+1))
 	}
-	// IPv6 links take a while to come up.
+	// A link is up a moment after it was set up.
 	for _, to := range []string{"10.77.2.2:80", "10.77.3.2:80", "[fd77:2::2]:80", "[fd77:3::2]:80"} {
 		for deadline := time.Now().Add(labPatience); ; {
 			attempt, _ := l.attempt(probes.UDP, to)

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +25,7 @@ import (
 func TestEveryLevelLoadsWhereTheKernelHasIt(t *testing.T) {
 	needRoot(t)
 	leaktest.Check(t)
-	proc := fakeProc(t, &node{pid: os.Getpid()})
+	proc := fakeProc(t, self())
 	for _, want := range []probes.Level{probes.TapsOnly, probes.NoDropReason, probes.Full} {
 		w, err := open(Options{Proc: proc, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}.filled(), want)
 		if err != nil {
@@ -295,7 +294,7 @@ func TestTenThousandAttemptsAtOnceAreAllAccountedFor(t *testing.T) {
 func TestWhatCannotBeDoneIsSaidInWords(t *testing.T) {
 	needRoot(t)
 	leaktest.Check(t)
-	w, err := Open(Options{Proc: fakeProc(t, &node{pid: os.Getpid()})})
+	w, err := Open(Options{Proc: fakeProc(t, self())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,6 +99,8 @@ func observe(a plan.Planned, n int, verdict reach.Verdict, base *probes.Observat
 		o.Outcome.Kind, o.Outcome.Took = probes.TimedOut, time.Second
 	case a.Kind == plan.Lookup:
 		o.Outcome.Kind, o.Outcome.Addresses = probes.Replied, a.Answers
+	case a.Protocol == probes.ICMP:
+		o.Outcome.Kind, o.Outcome.ReplyFrom = probes.Replied, a.Address.Addr()
 	default:
 		o.Outcome.Kind, o.Outcome.Responder = probes.Replied, a.Responders[0]
 		o.Arrivals = []probes.Arrival{{Token: o.Attempt.Token, Protocol: a.Protocol, Source: o.Outcome.Local, Destination: a.Address, Listener: a.Responders[0], At: started, Count: 1}}

@@ -65,14 +65,16 @@ type File struct {
 
 // Run is what is known about a run besides its scenarios.
 type Run struct {
-	APIVersion string          `json:"apiVersion"`
-	Kind       string          `json:"kind"`
-	Run        string          `json:"run"`
-	Started    time.Time       `json:"started"`
-	Took       time.Duration   `json:"took"`
-	Level      string          `json:"level"`
-	Versions   report.Versions `json:"versions"`
-	Options    Options         `json:"options"`
+	APIVersion string        `json:"apiVersion"`
+	Kind       string        `json:"kind"`
+	Run        string        `json:"run"`
+	Started    time.Time     `json:"started"`
+	Took       time.Duration `json:"took"`
+	Level      string        `json:"level"`
+	// LevelReason says why the level is no better; empty at the best.
+	LevelReason string          `json:"levelReason,omitempty"`
+	Versions    report.Versions `json:"versions"`
+	Options     Options         `json:"options"`
 	// Scenarios are in the order of the run, one per folder.
 	Scenarios []Ended `json:"scenarios"`
 	// Skipped are the scenarios that the cluster lacks something for; they come before the others in the report and have no folder.
@@ -176,6 +178,8 @@ type stored struct {
 type step struct {
 	Step     string        `json:"step"`
 	Enforced time.Duration `json:"enforced"`
+	// Decided is the median time to the sighting that decided an attempt; zero when none did.
+	Decided time.Duration `json:"decided,omitzero"`
 	// Rounds are when each began, from the acceptance of the step's changes.
 	Rounds []time.Duration `json:"rounds"`
 }

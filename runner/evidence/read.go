@@ -76,7 +76,7 @@ type record struct {
 }
 
 func rebuild(run Run, all []record) *report.Report {
-	rep := &report.Report{Run: run.Run, Started: run.Started, Took: run.Took, Level: run.Level, Versions: run.Versions}
+	rep := &report.Report{Run: run.Run, Started: run.Started, Took: run.Took, Level: run.Level, LevelReason: run.LevelReason, Versions: run.Versions}
 	rep.Scenarios = append(rep.Scenarios, run.Skipped...)
 	for i, rec := range all {
 		ended := run.Scenarios[i]
@@ -94,7 +94,7 @@ func rebuild(run Run, all []record) *report.Report {
 
 // step judges the n-th step again.
 func (rec *record) step(run Run, n int, took time.Duration) report.Step {
-	out := report.Step{Name: rec.plan.Steps[n].Name, Enforced: rec.steps[n].Enforced, Rounds: len(rec.rounds[n]), Took: took}
+	out := report.Step{Name: rec.plan.Steps[n].Name, Enforced: rec.steps[n].Enforced, Decided: rec.steps[n].Decided, Rounds: len(rec.rounds[n]), Took: took}
 	out.Judgements, out.Gaps = compare.JudgeRounds(rec.plan.Attempts, rec.plan.Steps[n].Promises, rec.rounds[n], run.Options.Settle)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {

@@ -95,7 +95,7 @@ func (w *Writer) Accepted(step string, policies []networkingv1.NetworkPolicy) er
 
 // Observed keeps every round of a step that has settled.
 func (w *Writer) Observed(s report.Step, rounds []compare.Round) error {
-	measured := step{Step: s.Name, Enforced: s.Enforced, Rounds: []time.Duration{}}
+	measured := step{Step: s.Name, Enforced: s.Enforced, Decided: s.Decided, Rounds: []time.Duration{}}
 	for n, r := range rounds {
 		measured.Rounds = append(measured.Rounds, r.After)
 		for _, o := range r.Observations {
@@ -119,7 +119,7 @@ func (w *Writer) Close(r *report.Report) (digest string, err error) {
 		return "", err
 	}
 	run := Run{
-		APIVersion: APIVersion, Kind: RunKind, Run: r.Run, Started: r.Started, Took: r.Took, Level: r.Level, Versions: r.Versions,
+		APIVersion: APIVersion, Kind: RunKind, Run: r.Run, Started: r.Started, Took: r.Took, Level: r.Level, LevelReason: r.LevelReason, Versions: r.Versions,
 		Options: w.options, Scenarios: []Ended{},
 	}
 	for _, s := range r.Scenarios {

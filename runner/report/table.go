@@ -167,6 +167,9 @@ func (p *page) steps(s *Scenario) {
 		if step.Enforced > 0 {
 			parts = append(parts, "enforced in "+p.took(step.Enforced))
 		}
+		if step.Decided > 0 {
+			parts = append(parts, "denies decided in "+p.took(step.Decided)+" (median)")
+		}
 		if step.Rounds > 0 {
 			parts = append(parts, count(step.Rounds, "round"))
 		}

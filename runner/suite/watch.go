@@ -235,8 +235,12 @@ func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Plan
 }
 
 // witnessesOf are the nodes whose witnesses see the attempt's way, and the weakest of their levels: the source's, and those of all who may
-// answer. The resolver's pods are not ours, so for a lookup it is the source's alone.
+// answer. The resolver's pods are not ours, so for a lookup it is the source's alone. There are none for an attempt whose packets a witness
+// loses sight of: its evidence is then that of a run without.
 func (s *Suite) witnessesOf(facts plan.Facts, a plan.Planned) (probes.Level, []string) {
+	if outOfSight(facts, a) {
+		return probes.Unwitnessed, nil
+	}
 	nodes := []string{facts.Pods[a.Source].Node}
 	for _, r := range a.Responders {
 		if pod, ok := facts.Pods[r]; ok && !slices.Contains(nodes, pod.Node) {
@@ -249,6 +253,18 @@ func (s *Suite) witnessesOf(facts plan.Facts, a plan.Planned) (probes.Level, []s
 		weakest = min(weakest, level)
 	}
 	return weakest, nodes
+}
+
+// outOfSight tells whether packets of the attempt carry an address that is not the source pod's, as masqueraded calls to node ports do, or begin or
+// end in a node's own network namespace, which has no tap.
+func outOfSight(facts plan.Facts, a plan.Planned) bool {
+	if a.Kind == plan.NodePort {
+		return true
+	}
+	return slices.ContainsFunc(append([]string{a.Source}, a.Responders...), func(name string) bool {
+		pod, ok := facts.Pods[name]
+		return ok && slices.Contains(facts.Nodes[pod.Node].Addresses, pod.IP)
+	})
 }
 
 // listening are the ports that attempts go to at each pod: its listeners', which no attempt of the pod can be sent from.

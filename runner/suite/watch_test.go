@@ -1,0 +1,97 @@
+package suite
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/reach"
+)
+
+// patient is a deadline that no test waits for: a deny comes from the kernel's word, or the test takes seconds.
+const patient = 3 * time.Second
+
+func TestAWitnessedDenyIsDecidedWhenItsPacketDies(t *testing.T) {
+	m := newMemory(t)
+	w := newMemoryWitness(m)
+	o := options()
+	o.Witnesses, o.Deadline = w, patient
+	rep, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 || got.Pass == 0 {
+		t.Errorf("summary %+v, want everything passed", got)
+	}
+	if rep.Level != probes.Full.String() || rep.LevelReason != "" {
+		t.Errorf("level %q, %q; want the best", rep.Level, rep.LevelReason)
+	}
+	step := rep.Scenarios[0].Steps[0]
+	if step.Decided <= 0 || step.Decided > patient/2 {
+		t.Errorf("denies were decided after %v, want before anybody's deadline of %v", step.Decided, patient)
+	}
+	denies := 0
+	for _, j := range step.Judgements {
+		if j.Observed.Verdict == reach.Deny {
+			denies++
+			if j.Observed.Evidence != compare.Dropped {
+				t.Errorf("%s: denied by %v, want the kernel's word", j.Attempt.ID, j.Observed.Evidence)
+			}
+		}
+	}
+	if denies == 0 {
+		t.Error("nothing was denied")
+	}
+	if !w.closed {
+		t.Error("the witnesses stayed")
+	}
+}
+
+func TestAWitnessThatDiesLowersTheEvidenceAndPassesNothing(t *testing.T) {
+	m := newMemory(t)
+	w := newMemoryWitness(m)
+	var dead atomic.Bool
+	w.dead = dead.Load
+	o := options()
+	o.Witnesses = w
+	o.Progress = func(what string, _ time.Duration) {
+		if strings.HasPrefix(what, "baseline") {
+			dead.Store(true)
+		}
+	}
+	rep, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.Fail != 0 || got.Pass == 0 {
+		t.Errorf("summary %+v, want no false failure and the rest judged without a witness", got)
+	}
+	if rep.Level != probes.Unwitnessed.String() || !strings.Contains(rep.LevelReason, "lost") {
+		t.Errorf("level %q, %q; want that the witness was lost", rep.Level, rep.LevelReason)
+	}
+	for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+		if j.Observed.Evidence == compare.Dropped {
+			t.Errorf("%s rests on the word of a dead witness", j.Attempt.ID)
+		}
+	}
+}
+
+func TestWhatTheKernelLostSightOfIsNoDeny(t *testing.T) {
+	m := newMemory(t)
+	w := newMemoryWitness(m)
+	w.blind = true
+	o := options()
+	o.Witnesses = w
+	rep, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+		if j.Promise.Verdict() == reach.Deny && j.Result != compare.Inconclusive {
+			t.Errorf("%s: %v, want inconclusive: its packet left and was seen nowhere again", j.Attempt.ID, j.Result)
+		}
+	}
+}

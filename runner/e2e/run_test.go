@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/e2e-framework/pkg/envconf"
 	"sigs.k8s.io/e2e-framework/pkg/features"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/report"
 )
@@ -28,7 +29,7 @@ const runLabel = "gapproof.dev/run"
 func TestEveryCatalogueScenarioHolds(t *testing.T) {
 	live.Test(t, features.New("catalogue").
 		Assess("every attempt passes with evidence, and nothing is left", func(ctx context.Context, t *testing.T, cfg *envconf.Config) context.Context {
-			c := gapproof(t, "run", "--cluster", clusterName, "-o", "json", "--report", t.TempDir(), "scenarios/catalogue")
+			c := gapproof(t, "run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--report", t.TempDir(), "scenarios/catalogue")
 			c.wantExit(t, 0)
 			t.Logf("\n%s", &c.stderr)
 			rep := decode(t, c.stdout.Bytes())
@@ -43,7 +44,7 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 				switch j.Observed.Evidence {
 				case compare.Delivered:
 					allows++
-				case compare.Silent, compare.Rejected:
+				case compare.Silent, compare.Rejected, compare.Dropped:
 					denies++
 					if j.Facts.Control.SourceFault != "" || j.Facts.Control.DestinationFault != "" || j.Facts.Control.BaselineFault != "" {
 						t.Errorf("%s: a deny passed without proof: %+v", j.Attempt.ID, j.Facts.Control)
@@ -56,11 +57,14 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 					continue
 				}
 				for _, j := range s.Steps[0].Judgements {
-					underDeny = underDeny || j.Observed.Evidence == compare.Silent
+					underDeny = underDeny || j.Observed.Evidence == compare.Dropped
 				}
 			}
 			if !underDeny {
 				t.Error("no attempt of default-deny-both-ways was judged: agents under a default deny were not reached")
+			}
+			if rep.Level != probes.Full.String() {
+				t.Errorf("level %q, %s; want that every node's kernel was watched", rep.Level, rep.LevelReason)
 			}
 			if allows == 0 || denies == 0 {
 				t.Errorf("%d allows and %d denies observed; a catalogue that sees only one of them proves nothing", allows, denies)

@@ -201,7 +201,7 @@ func asStored(p networkingv1.NetworkPolicy) networkingv1.NetworkPolicy {
 	p.CreationTimestamp = metav1.NewTime(started)
 	p.Labels = map[string]string{"gapproof.dev/run": "ab12"}
 	p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "gapproof", Operation: "Update", APIVersion: "networking.k8s.io/v1", FieldsType: "FieldsV1",
-		FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}}}
+		FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)}}
 	if len(p.Spec.PolicyTypes) == 0 {
 		p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
 	}

@@ -38,8 +38,11 @@ func New(client kubernetes.Interface, run string) *Applier { return &Applier{cli
 
 // Apply creates p, or replaces the policy of that name and run. The error matches [ErrForeign] when the name is taken.
 func (a *Applier) Apply(ctx context.Context, p networkingv1.NetworkPolicy) error {
-	labels := kube.Labels(a.run, "policy")
-	maps.Copy(labels, p.Labels)
+	labels := maps.Clone(p.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, kube.Labels(a.run, "policy")) // last: no policy may take itself out of clean-up's sight
 	want := &networkingv1.NetworkPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace, Labels: labels, Annotations: p.Annotations},
 		Spec:       p.Spec,

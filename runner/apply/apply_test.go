@@ -23,6 +23,7 @@ func TestApplyingTwiceReplacesTheRunsOwnPolicy(t *testing.T) {
 	c := fake.NewClientset()
 	a := apply.New(c, "r1")
 	for _, p := range []networkingv1.NetworkPolicy{policy("p", "Ingress"), policy("p", "Egress")} {
+		p.Labels = map[string]string{kube.RunLabel: "another", "own": "kept"} // a policy cannot take itself out of clean-up's sight
 		if err := a.Apply(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -31,7 +32,7 @@ func TestApplyingTwiceReplacesTheRunsOwnPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stored) != 1 || stored[0].Spec.PolicyTypes[0] != "Egress" || stored[0].Labels[kube.RunLabel] != "r1" {
+	if len(stored) != 1 || stored[0].Spec.PolicyTypes[0] != "Egress" || stored[0].Labels[kube.RunLabel] != "r1" || stored[0].Labels["own"] != "kept" {
 		t.Errorf("stored %+v, want the second policy with the run's label", stored)
 	}
 }

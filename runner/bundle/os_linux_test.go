@@ -10,8 +10,12 @@ import (
 )
 
 func TestNothingOfAConfinedProgramOutlivesIt(t *testing.T) {
+	missing := t.Skipf
+	if os.Getenv("CI") != "" { // where this is known to be there
+		missing = t.Fatalf
+	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root to make namespaces; run: sudo go test ./runner/bundle")
+		missing("needs root to make namespaces; run: sudo go test ./runner/bundle")
 	}
 	dir := t.TempDir()
 	// A length of sleep that is in no other command line, so that the helper can be recognised.
@@ -20,7 +24,7 @@ func TestNothingOfAConfinedProgramOutlivesIt(t *testing.T) {
 	start := time.Now()
 	if err := (command{dir: "/", confined: true}).run(t.Context(), "sh", "-c", script); err != nil {
 		if strings.Contains(err.Error(), "operation not permitted") {
-			t.Skipf("needs CAP_SYS_ADMIN to make namespaces: %v", err)
+			missing("needs CAP_SYS_ADMIN to make namespaces: %v", err)
 		}
 		t.Fatal(err)
 	}

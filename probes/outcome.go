@@ -163,6 +163,9 @@ type Control struct {
 	BaselineFault string `json:"baselineFault,omitempty"`
 	// Instead says what proved the path in place of the baseline, which was of a pod that has been made again since, or of another backend.
 	Instead string `json:"instead,omitempty"`
+	// WitnessFault says why no witness watched the attempt in a run that rests on witnesses; empty when one did, when none was required, and
+	// for attempts that no witness can see.
+	WitnessFault string `json:"witnessFault,omitempty"`
 }
 
 // Observation is everything known about one attempt: facts only.

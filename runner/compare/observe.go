@@ -89,6 +89,9 @@ func proofTable() []row {
 			return fmt.Sprintf("%s, but the destination was not proven alive: %s", r.outcome(), r.Control.DestinationFault)
 		}},
 		{func(r reading) bool { return !r.baselined() }, Missing, reach.Unknown, reading.baselineWords},
+		{func(r reading) bool { return r.Control.WitnessFault != "" }, Missing, reach.Unknown, func(r reading) string {
+			return fmt.Sprintf("%s, but the run requires a witness and this attempt had none: %s", r.outcome(), r.Control.WitnessFault)
+		}},
 
 		// The path was open, both ends were alive, and nothing arrived.
 		{kind(probes.Connected), Missing, reach.Unknown, says("a handshake finished, yet neither the token arrived nor an identity came back: who accepted it is not known")},

@@ -58,6 +58,9 @@ func destinationFault(o *probes.Observation) {
 func baselineFault(o *probes.Observation) {
 	o.Control.Baseline, o.Control.BaselineFault = probes.TimedOut, "it timed out"
 }
+func witnessFault(o *probes.Observation) {
+	o.Control.WitnessFault = "the witness of n1 was lost"
+}
 func noBaseline(o *probes.Observation) { o.Control.Baseline = probes.OutcomeUnknown }
 
 func responder(who string) func(*probes.Observation) {
@@ -127,6 +130,10 @@ func TestTheProofTable(t *testing.T) {
 		{"silence without a baseline", toPod, observation(probes.TimedOut, noBaseline), compare.Missing, reach.Unknown, "there was none"},
 		{"a baseline that was only connected proves nothing", toPod, observation(probes.TimedOut, func(o *probes.Observation) { o.Control.Baseline = probes.Connected }), compare.Missing, reach.Unknown, "its outcome was connected"},
 
+		{"silence without the witness that the run requires", toPod, observation(probes.TimedOut, witnessFault), compare.Missing, reach.Unknown, "requires a witness and this attempt had none: the witness of n1 was lost"},
+		{"a refusal without the witness that the run requires", toPod, observation(probes.Refused, witnessFault), compare.Missing, reach.Unknown, "requires a witness"},
+		{"the identity came back without the witness that the run requires", toPod, observation(probes.Replied, responder("y/b"), witnessFault), compare.Delivered, reach.Allow, "y/b answered"},
+
 		// Refused.
 		{"refused while the listener was healthy", toPod, observation(probes.Refused, errno("ECONNREFUSED")), compare.Rejected, reach.Deny, "refused after 1.5ms on the way"},
 		{"refused while the listener was not", toPod, observation(probes.Refused, destinationFault), compare.NoListener, reach.Unknown, "listener TCP/80 of y/b"},
@@ -171,7 +178,7 @@ func everything(f func(plan.Planned, probes.Observation)) {
 	arrivals := [][]func(*probes.Observation){nil, {arrival("right")}, {arrival("z/z")}, {arrival("right"), arrival("z/z")}, {arrival("right"), foreign}}
 	controls := [][]func(*probes.Observation){
 		nil, {sourceFault}, {destinationFault}, {sourceFault, destinationFault},
-		{baselineFault}, {noBaseline}, {destinationFault, noBaseline},
+		{baselineFault}, {noBaseline}, {destinationFault, noBaseline}, {witnessFault},
 	}
 	replies := []string{"right", "z/z", ""}
 	errnos := []string{"", "ECONNREFUSED", "EHOSTUNREACH", "EPERM", "EMFILE"}
@@ -237,7 +244,7 @@ func TestNothingIsInferredWithoutItsProof(t *testing.T) {
 		}
 		switch got.Verdict {
 		case reach.Deny:
-			if c.SourceFault != "" || c.DestinationFault != "" || c.BaselineFault != "" || c.Baseline != probes.Replied {
+			if c.SourceFault != "" || c.DestinationFault != "" || c.BaselineFault != "" || c.WitnessFault != "" || c.Baseline != probes.Replied {
 				fail("a deny needs every control")
 			}
 			if arrived || stray || o.Outcome.Kind == probes.Replied {
@@ -265,7 +272,7 @@ func TestNothingIsInferredWithoutItsProof(t *testing.T) {
 			fail("every observation has evidence, if only that something is missing")
 		}
 	})
-	if n < 4*8*5*7*3*5 {
+	if n < 4*8*5*8*3*5 {
 		t.Fatalf("only %d combinations were tried", n)
 	}
 }

@@ -80,7 +80,7 @@ func details(o probes.Observation, seen compare.Observed) []any {
 	for _, f := range []struct{ key, value string }{
 		{"errno", o.Outcome.Errno}, {"detail", o.Outcome.Detail}, {"responder", o.Outcome.Responder}, {"local", valid(o.Outcome.Local)},
 		{"rejecter", valid(o.Outcome.Rejecter)}, {"sourceFault", o.Control.SourceFault}, {"destinationFault", o.Control.DestinationFault},
-		{"baselineFault", o.Control.BaselineFault},
+		{"baselineFault", o.Control.BaselineFault}, {"witnessFault", o.Control.WitnessFault},
 	} {
 		if f.value != "" {
 			out = append(out, f.key, f.value)

@@ -149,7 +149,7 @@ func full(t *testing.T) *report.Report {
 		Interface: "eth0", Reason: "NETFILTER_DROP", Peer: netip.MustParseAddrPort("198.18.0.2:80"), Code: 13,
 	}}
 	j.Observed.Drop = compare.Drop{Reason: "NETFILTER_DROP", Direction: "egress", Node: "lab-worker", Pod: "x/a", Interface: "eth0"}
-	j.Facts.Control = probes.Control{SourceFault: "gone", DestinationFault: "gone", Baseline: probes.TimedOut, BaselineFault: "timed out", Instead: "others"}
+	j.Facts.Control = probes.Control{SourceFault: "gone", DestinationFault: "gone", Baseline: probes.TimedOut, BaselineFault: "timed out", Instead: "others", WitnessFault: "lost"}
 	return r
 }
 

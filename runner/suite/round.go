@@ -83,6 +83,9 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 		if base != nil {
 			c.Baseline, c.BaselineFault = base[i].Outcome.Kind, base[i].Control.BaselineFault
 		}
+		if obs[i].Level < s.o.Least && !outOfSight(world.Facts(), a) {
+			c.WitnessFault = s.unwatched(world.Facts(), a)
+		}
 	}
 	return obs, decided, nil
 }

@@ -151,6 +151,9 @@ type Options struct {
 	Witnesses Witnesses
 	// Unwitnessed says why there are no Witnesses, for the report.
 	Unwitnessed string
+	// Least is the level of evidence that a deny must have wherever a witness can see the attempt; with less it is inconclusive, however
+	// the level came to be lower. Default: unwitnessed, any will do.
+	Least probes.Level
 	// Log defaults to discarding.
 	Log *slog.Logger
 	// Progress is told of every finished part of the run, from one goroutine at a time. Default: nobody.

@@ -26,6 +26,7 @@ type watch struct {
 	mu     sync.Mutex
 	up     map[string]Witness      // by node
 	levels map[string]probes.Level // by node, of those that have adopted the present world
+	faults map[string]string       // by node, why it has no witness in the present world
 	lowest probes.Level            // so far, over all worlds
 	asked  bool                    // lowest holds something
 	// missing says what is missing and why, first reason first.
@@ -67,7 +68,9 @@ func (s *Suite) lose(node string, err error) {
 		return // known already
 	}
 	delete(s.watch.levels, node)
-	s.watch.lower(probes.Unwitnessed, fmt.Sprintf("the witness of %s was lost: %v", node, err))
+	reason := fmt.Sprintf("the witness of %s was lost: %v", node, err)
+	s.watch.faults[node] = reason
+	s.watch.lower(probes.Unwitnessed, reason)
 	s.o.Log.Warn("witness lost", "node", node, "err", err)
 }
 
@@ -160,7 +163,7 @@ func (s *Suite) adopt(ctx context.Context, world World) {
 	wg.Wait()
 	s.watch.mu.Lock()
 	defer s.watch.mu.Unlock()
-	s.watch.levels = levels
+	s.watch.levels, s.watch.faults = levels, reasons
 	for node, level := range levels {
 		reason := reasons[node]
 		if s.o.Witnesses == nil {
@@ -253,6 +256,22 @@ func (s *Suite) witnessesOf(facts plan.Facts, a plan.Planned) (probes.Level, []s
 		weakest = min(weakest, level)
 	}
 	return weakest, nodes
+}
+
+// unwatched says why an attempt that a witness can see was watched too little.
+func (s *Suite) unwatched(facts plan.Facts, a plan.Planned) string {
+	level, nodes := s.witnessesOf(facts, a)
+	s.watch.mu.Lock()
+	defer s.watch.mu.Unlock()
+	for _, node := range nodes {
+		if fault := s.watch.faults[node]; fault != "" {
+			return fault
+		}
+	}
+	if level >= s.o.Least {
+		return "it found no source port that had rested"
+	}
+	return fmt.Sprintf("its way is watched at level %q only", level)
 }
 
 // outOfSight tells whether packets of the attempt carry an address that is not the source pod's, as masqueraded calls to node ports do, or begin or

@@ -79,6 +79,39 @@ func TestAWitnessThatDiesLowersTheEvidenceAndPassesNothing(t *testing.T) {
 	}
 }
 
+func TestARequiredWitnessThatDiesLeavesNoDeny(t *testing.T) {
+	m := newMemory(t)
+	w := newMemoryWitness(m)
+	var dead atomic.Bool
+	w.dead = dead.Load
+	o := options()
+	o.Witnesses, o.Least = w, probes.TapsOnly
+	o.Progress = func(what string, _ time.Duration) {
+		if strings.HasPrefix(what, "baseline") {
+			dead.Store(true)
+		}
+	}
+	rep, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	denies := 0
+	for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+		switch {
+		case j.Promise.Verdict() == reach.Allow && j.Result != compare.Pass:
+			t.Errorf("%s: %v, want a pass: what was delivered needs no witness: %s", j.Attempt.ID, j.Result, j.Reason)
+		case j.Promise.Verdict() == reach.Deny:
+			denies++
+			if j.Result != compare.Inconclusive || !strings.Contains(j.Reason, "the witness of node-1 was lost") {
+				t.Errorf("%s: %v, want inconclusive because the witness was lost: %s", j.Attempt.ID, j.Result, j.Reason)
+			}
+		}
+	}
+	if denies == 0 {
+		t.Error("nothing was denied")
+	}
+}
+
 func TestWhatTheKernelLostSightOfIsNoDeny(t *testing.T) {
 	m := newMemory(t)
 	w := newMemoryWitness(m)

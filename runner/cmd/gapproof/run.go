@@ -77,7 +77,7 @@ What could not be told is inconclusive, never green.`,
 	}
 	o.flags(c)
 	c.Flags().StringVar(&o.image, "probe-image", "", "probe image by digest; needed with --kubeconfig, the lab's own otherwise")
-	c.Flags().StringVar(&o.witness, "witness", string(witnessAuto), "watch packets in the nodes' kernels: auto, require or off")
+	c.Flags().StringVar(&o.witness, "witness", string(witnessAuto), "watch packets in the nodes' kernels: auto, require (no deny without, to the end of the run) or off")
 	c.Flags().StringVar(&o.witnessImage, "witness-image", "", "witness image by digest, for --kubeconfig; the lab's own otherwise")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table, json, junit or markdown")
 	c.Flags().StringVar(&o.report, "report", "", "also write the report in every format into this directory")
@@ -137,7 +137,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	}
 	applier := apply.New(at.Client, run)
 	s := suite.New(seams, applier, suite.Options{
-		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run), Witnesses: watching, Unwitnessed: unwitnessed,
+		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run), Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
 		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})

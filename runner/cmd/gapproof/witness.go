@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/suite"
 )
@@ -16,7 +17,8 @@ type witnessMode string
 const (
 	// witnessAuto uses a witness where there is an image for one and the cluster takes it.
 	witnessAuto witnessMode = "auto"
-	// witnessRequire ends the run where there cannot be one on every node.
+	// witnessRequire ends the run where there cannot be one on every node; a deny that was observed without, because one was lost later, is
+	// inconclusive.
 	witnessRequire witnessMode = "require"
 	witnessOff     witnessMode = "off"
 )
@@ -27,6 +29,14 @@ func parseWitnessMode(s string) (witnessMode, error) {
 		return m, nil
 	}
 	return "", fmt.Errorf("--witness: %q is not auto, require or off", s)
+}
+
+// least is the level of evidence that denies need in this mode.
+func (m witnessMode) least() probes.Level {
+	if m == witnessRequire {
+		return probes.TapsOnly
+	}
+	return probes.Unwitnessed
 }
 
 // witnesses joins the suite's seam to the fixture's witnesses.

@@ -37,7 +37,7 @@ func (d *document) inlineCluster(list []npav1alpha2.ClusterNetworkPolicy, at str
 			d.fault(child(each, "kind"), p.Kind, "write kind: "+clusterPolicyKind, "%s is not a %s", p.Kind, clusterPolicyKind)
 		}
 		out = append(out, locatedCluster{
-			ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(nodeAt(d.node, each))}, document: d,
+			ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(d.file, nodeAt(d.node, each))}, document: d,
 			path: field.NewPath(at).Index(i),
 		})
 	}
@@ -81,7 +81,7 @@ func (d *document) list(node *yaml.Node) gathered {
 			d.decode(n, at, &p)
 			checkType(d, at, p.APIVersion, clusterPolicyAPIVersion)
 			p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-			out.cluster = append(out.cluster, locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(n)}, document: d, path: path})
+			out.cluster = append(out.cluster, locatedCluster{ClusterPolicy: ClusterPolicy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(d.file, n)}, document: d, path: path})
 			continue
 		}
 		var p networkingv1.NetworkPolicy
@@ -92,7 +92,7 @@ func (d *document) list(node *yaml.Node) gathered {
 		if p.Kind != "" && p.Kind != policyKind {
 			d.fault(child(at, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
 		}
-		out.network = append(out.network, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(n)}, document: d, path: path})
+		out.network = append(out.network, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(at), Lines: linesOf(d.file, n)}, document: d, path: path})
 	}
 	return out
 }

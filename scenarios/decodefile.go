@@ -20,5 +20,5 @@ func Decode(file string, content []byte, into any) (Lines, error) {
 	if faults := to.sorted(); len(faults) > 0 {
 		return nil, faults
 	}
-	return linesOf(doc.node), nil
+	return linesOf(file, doc.node), nil
 }

@@ -28,7 +28,7 @@ type Fault struct {
 // String is "file:line: field: message (hint)", without the parts that are not known.
 func (f Fault) String() string {
 	var b strings.Builder
-	b.WriteString(Place{f.File, f.Line}.String())
+	b.WriteString(Place{File: f.File, Line: f.Line}.String())
 	if f.Field != "" {
 		b.WriteString(": " + f.Field)
 	}

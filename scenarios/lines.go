@@ -5,14 +5,19 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// Place is a line of a file. File is empty and Line 0 when unknown.
+// Place is where in a file something is written. File is empty, and a number 0, when unknown; what no file is written in has no numbers.
 type Place struct {
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
+	// Column counts characters, not bytes, from 1.
+	Column int `json:"column,omitempty"`
+	// End is the column behind the key, or behind the word that is a list's item: what is written over several lines, or with escapes, has none.
+	End int `json:"endColumn,omitempty"`
 }
 
 // String is "file:line", "file", or "" when the place is not known.
@@ -23,15 +28,15 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s:%d", p.File, p.Line)
 }
 
-// Lines are the lines, counted from 1, of the fields of one document by their paths: "spec.ingress[0].from[1].podSelector". Entries of a map
+// Lines are the places of the fields of one document by their paths: "spec.ingress[0].from[1].podSelector". Entries of a map
 // are written as fields, whatever is in their keys: "metadata.labels.app.kubernetes.io/name".
-type Lines map[string]int
+type Lines map[string]Place
 
-// At is the line of a field, or of what it is nearest within; 0 when no part of the path is known.
-func (l Lines) At(field string) int {
+// At is the place of a field, or of what it is nearest within; the zero Place when no part of the path is known.
+func (l Lines) At(field string) Place {
 	for {
-		if line, ok := l[field]; ok {
-			return line
+		if at, ok := l[field]; ok {
+			return at
 		}
 		cut := strings.LastIndexAny(field, ".[")
 		if cut < 0 {
@@ -54,16 +59,39 @@ const maxFields = 100_000
 // maxNesting bounds how deep fields lie: an alias may stand for what it is itself in. The API has no field a third as deep.
 const maxNesting = 50
 
-// linesOf are the lines below a node; nil for none.
-func linesOf(n *yaml.Node) Lines {
+// linesOf are the places in a file of a node and of what is below it; nil for none.
+func linesOf(file string, n *yaml.Node) Lines {
 	if n == nil {
 		return nil
 	}
-	l := Lines{"": n.Line}
+	l := Lines{"": placeOf(file, n)}
 	l.walk(n, "", 0)
 	return l
 }
 
+// placeOf is the place of a node that is written in a file.
+func placeOf(file string, n *yaml.Node) Place {
+	return Place{File: file, Line: n.Line, Column: n.Column, End: endOf(n)}
+}
+
+// endOf is the column behind a node. The parser tells only where a node begins, so that an end is known of a word alone: without a space,
+// which may be the end of a line, and without an escape, an anchor or a tag.
+func endOf(n *yaml.Node) int {
+	quotes := 0
+	switch n.Style {
+	case 0:
+	case yaml.SingleQuotedStyle:
+		quotes = 2
+	default:
+		return 0
+	}
+	if n.Kind != yaml.ScalarNode || n.Value == "" || n.Anchor != "" || strings.ContainsAny(n.Value, " \t\n'") {
+		return 0
+	}
+	return n.Column + utf8.RuneCountInString(n.Value) + quotes
+}
+
+// walk gives what is below a node its places; the file is that of the node.
 func (l Lines) walk(n *yaml.Node, path string, depth int) {
 	if len(l) > maxFields || depth > maxNesting {
 		return
@@ -82,13 +110,13 @@ func (l Lines) walk(n *yaml.Node, path string, depth int) {
 			if _, twice := l[at]; twice {
 				continue
 			}
-			l[at] = key.Line
+			l[at] = placeOf(l[""].File, key)
 			l.walk(below, at, depth+1)
 		}
 	case yaml.SequenceNode:
 		for i, each := range n.Content {
 			at := item(path, i)
-			l[at] = each.Line
+			l[at] = placeOf(l[""].File, each)
 			l.walk(each, at, depth+1)
 		}
 	}

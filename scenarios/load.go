@@ -371,9 +371,9 @@ func (d *document) places(at string, w World) map[string]Place {
 	out := map[string]Place{}
 	for i, ns := range w.Namespaces {
 		at := item(child(at, "namespaces"), i)
-		out[ns.Name] = Place{d.file, d.at(at)}
+		out[ns.Name] = Place{File: d.file, Line: d.at(at)}
 		for j, p := range ns.Pods {
-			out[ns.Name+"/"+p.Name] = Place{d.file, d.at(item(at+".pods", j))}
+			out[ns.Name+"/"+p.Name] = Place{File: d.file, Line: d.at(item(at+".pods", j))}
 		}
 	}
 	return out
@@ -462,13 +462,13 @@ func (l *loader) policyDocument(file string, node *yaml.Node) gathered {
 		var p networkingv1.NetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, policyAPIVersion)
-		return gathered{network: []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
+		return gathered{network: []located{{Policy: Policy{Spec: p, File: file, Line: node.Line, Lines: linesOf(file, node)}, document: doc}}}
 	case clusterPolicyKind:
 		var p npav1alpha2.ClusterNetworkPolicy
 		doc.decode(node, "", &p)
 		checkType(doc, "", p.APIVersion, clusterPolicyAPIVersion)
 		p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-		return gathered{cluster: []locatedCluster{{ClusterPolicy: ClusterPolicy{Spec: p, File: file, Line: node.Line, Lines: linesOf(node)}, document: doc}}}
+		return gathered{cluster: []locatedCluster{{ClusterPolicy: ClusterPolicy{Spec: p, File: file, Line: node.Line, Lines: linesOf(file, node)}, document: doc}}}
 	case listKind:
 		return doc.list(node)
 	case policyListKind:
@@ -503,7 +503,7 @@ func (d *document) inline(list []networkingv1.NetworkPolicy, at string) []locate
 		if p.Kind != "" && p.Kind != policyKind {
 			d.fault(child(each, "kind"), p.Kind, "write kind: "+policyKind, "%s is not a %s", p.Kind, policyKind)
 		}
-		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(nodeAt(d.node, each))}, document: d, path: field.NewPath(at).Index(i)})
+		out = append(out, located{Policy: Policy{Spec: p, File: d.file, Line: d.at(each), Lines: linesOf(d.file, nodeAt(d.node, each))}, document: d, path: field.NewPath(at).Index(i)})
 	}
 	return out
 }

@@ -349,7 +349,7 @@ func (m *manifest) lines() Lines {
 	if m.rendered {
 		return nil
 	}
-	return linesOf(m.node)
+	return linesOf(m.file, m.node)
 }
 
 // role is what an object is to a world and its policies.

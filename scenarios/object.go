@@ -84,7 +84,12 @@ type (
 	}
 )
 
-func (m *manifest) place() Place { return Place{m.file, m.line()} }
+func (m *manifest) place() Place {
+	if m.rendered {
+		return Place{File: m.file}
+	}
+	return placeOf(m.file, m.node)
+}
 
 // partly decodes the known part of an object.
 func (r *manifestReader) partly(m *manifest, into any) *document {

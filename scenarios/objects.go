@@ -24,7 +24,7 @@ type Object struct {
 	// API is a *Namespace, *Pod, *Service, *NetworkPolicy or *ClusterNetworkPolicy. Policies are whole. Of the others there is what policies
 	// can see: names, labels, ports with their protocol, hostNetwork, node and addresses of pods, selectors of Services.
 	API runtime.Object
-	// Lines are those of a policy's fields; nil for others, and where there is no line.
+	// Lines are the places of a policy's fields; nil for others, and where there is no line.
 	Lines Lines
 }
 

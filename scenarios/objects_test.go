@@ -102,18 +102,54 @@ func TestObjectsArePoliciesAndWhatPoliciesSeeWithTheirLines(t *testing.T) {
 		"spec.egress[0].to[0].ipBlock.cidr":   15,
 		"nonsense":                            12,
 	} {
-		if got := objects[1].Lines.At(field); got != want {
+		if got := objects[1].Lines.At(field).Line; got != want {
 			t.Errorf("%s: want line %d, got %d", field, want, got)
 		}
 	}
 	if l := objects[1].Lines; l.Written("spec.egress") || !l.Written("spec.ingress[0].ports") {
 		t.Error("egress counts as written, or ports does not")
 	}
-	if got := objects[2].Lines.At("spec.ingress[0].from[0].namespaces"); got != 42 {
+	if got := objects[2].Lines.At("spec.ingress[0].from[0].namespaces").Line; got != 42 {
 		t.Errorf("a field of a ClusterNetworkPolicy: want line 42, got %d", got)
 	}
 	if p := objects[2].API.(*npav1alpha2.ClusterNetworkPolicy); p.Spec.Priority != 10 || len(p.Spec.Ingress) != 1 {
 		t.Errorf("the ClusterNetworkPolicy is not whole: %+v", p)
+	}
+}
+
+func TestAFieldHasTheColumnsOfItsKeyOrOfTheWordThatIsAnItem(t *testing.T) {
+	const content = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p, namespace: shop, annotations: {"ü": "ä", 'after': b}}
+spec:
+  podSelector: {matchExpressions: [{key: &k app, operator: In, values: [plain, 'single', "double", two words, 'it''s', !!str tagged, *k, &w last]}]}
+  policyTypes: [Ingress]
+`
+	lines := mustObjects(t, content)[0].Lines
+	const values = "spec.podSelector.matchExpressions[0].values"
+	for _, tc := range []struct {
+		what, field string
+		want        scenarios.Place
+	}{
+		{"the document, which has several lines", "", scenarios.Place{Line: 1, Column: 1}},
+		{"a key of a block", "spec.podSelector", scenarios.Place{Line: 5, Column: 3, End: 14}},
+		{"a key within braces", values, scenarios.Place{Line: 5, Column: 64, End: 70}},
+		{"a quoted key behind letters of two bytes", "metadata.annotations.after", scenarios.Place{Line: 3, Column: 62, End: 69}},
+		{"a mapping that is an item", "spec.podSelector.matchExpressions[0]", scenarios.Place{Line: 5, Column: 36}},
+		{"a word", values + "[0]", scenarios.Place{Line: 5, Column: 73, End: 78}},
+		{"a word in single quotes", values + "[1]", scenarios.Place{Line: 5, Column: 80, End: 88}},
+		{"a word in double quotes, which may hold escapes", values + "[2]", scenarios.Place{Line: 5, Column: 90}},
+		{"two words, which may be on two lines", values + "[3]", scenarios.Place{Line: 5, Column: 100}},
+		{"a quote within quotes", values + "[4]", scenarios.Place{Line: 5, Column: 111}},
+		{"a word with a tag", values + "[5]", scenarios.Place{Line: 5, Column: 120}},
+		{"an alias", values + "[6]", scenarios.Place{Line: 5, Column: 134}},
+		{"a word with an anchor", values + "[7]", scenarios.Place{Line: 5, Column: 138}},
+		{"a field that is not written", "spec.podSelector.matchLabels", scenarios.Place{Line: 5, Column: 3, End: 14}},
+	} {
+		tc.want.File = "f.yaml"
+		if diff := cmp.Diff(tc.want, lines.At(tc.field)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.what, diff)
+		}
 	}
 }
 
@@ -150,7 +186,7 @@ steps:
 		policy scenarios.Policy
 		want   int
 	}{{s.Policies.Loaded[0], 14}, {s.Policies.Loaded[1], 6}, {s.Steps[1].Replacing[0], 21}} {
-		if got := tc.policy.Lines.At("spec.podSelector"); got != tc.want {
+		if got := tc.policy.Lines.At("spec.podSelector").Line; got != tc.want {
 			t.Errorf("spec.podSelector of %s: want line %d, got %d", tc.policy.Spec.Name, tc.want, got)
 		}
 	}
@@ -173,8 +209,8 @@ func TestWhatAKustomizationRendersIsRead(t *testing.T) {
 		t.Fatal("want objects, got none")
 	}
 	for _, o := range objects {
-		if o.File != "testdata/manifests/overlay/prod/kustomization.yaml" || o.Line != 0 || o.Lines != nil {
-			t.Errorf("%s: want the kustomization and no line, got %s", o.Kind, o.Place)
+		if o.File != "testdata/manifests/overlay/prod/kustomization.yaml" || o.Line != 0 || o.Column != 0 || o.Lines != nil {
+			t.Errorf("%s: want the kustomization and no line, got %+v", o.Kind, o.Place)
 		}
 	}
 }
@@ -185,8 +221,8 @@ func TestStandardInputIsReadWhereAPathAsksForIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.Places["x/a"]; got != (scenarios.Place{File: "<stdin>", Line: 1}) {
-		t.Errorf("want <stdin>:1, got %s", got)
+	if got := s.Places["x/a"]; got != (scenarios.Place{File: "<stdin>", Line: 1, Column: 1}) {
+		t.Errorf("want line 1, column 1 of <stdin>, got %+v", got)
 	}
 }
 

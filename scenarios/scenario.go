@@ -187,7 +187,7 @@ type Policy struct {
 	Line int
 	// Template is the template of a chart that Helm rendered it from, as its Source comment says; else empty.
 	Template string
-	// Lines are those of its fields; nil where Line is 0.
+	// Lines are the places of its fields; nil where Line is 0.
 	Lines Lines
 }
 

@@ -29,7 +29,7 @@ type Omission struct {
 
 // String is "file:line: object: reason".
 func (o Omission) String() string {
-	return Place{o.File, o.Line}.String() + ": " + o.Object + ": " + o.Reason
+	return Place{File: o.File, Line: o.Line}.String() + ": " + o.Object + ": " + o.Reason
 }
 
 // worldMaker gathers a world from manifests.

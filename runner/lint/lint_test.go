@@ -243,7 +243,8 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 					}
 				}
 			}
-			Results []struct {
+			ColumnKind string
+			Results    []struct {
 				RuleID    string
 				RuleIndex int
 				Level     string
@@ -251,7 +252,7 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 				Locations []struct {
 					PhysicalLocation *struct {
 						ArtifactLocation struct{ URI string }
-						Region           *struct{ StartLine int }
+						Region           *struct{ StartLine, StartColumn, EndColumn int }
 					}
 					LogicalLocations []struct{ FullyQualifiedName string }
 				}
@@ -272,6 +273,13 @@ func TestSARIFHasWhatTheSchemaRequires(t *testing.T) {
 		if u, err := url.Parse(r.HelpURI); err != nil || !u.IsAbs() || r.Help.Text == "" || r.ShortDescription.Text == "" {
 			t.Errorf("%s: helpUri %q, help %q", r.ID, r.HelpURI, r.Help.Text)
 		}
+	}
+	// The file has letters of one byte only, so that its columns are what both kinds of counting say.
+	if region := run.Results[0].Locations[0].PhysicalLocation.Region; region == nil || region.StartLine != 60 || region.StartColumn != 5 {
+		t.Errorf("region of the first result: want line 60, column 5, got %+v", region)
+	}
+	if run.ColumnKind != "unicodeCodePoints" {
+		t.Errorf("columns are counted in characters, columnKind is %s", run.ColumnKind)
 	}
 	for i, r := range run.Results {
 		if run.Tool.Driver.Rules[r.RuleIndex].ID != r.RuleID || r.RuleID != found[i].Rule {

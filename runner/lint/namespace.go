@@ -64,7 +64,7 @@ func (c *checker) placeOf(namespace string) manifest.Place {
 	}
 	for i := range c.set.Policies {
 		if p := &c.set.Policies[i]; p.Spec.Namespace == namespace {
-			return manifest.Place{File: p.File, Line: p.Line}
+			return p.Place("")
 		}
 	}
 	for _, i := range c.members[namespace] {

@@ -15,8 +15,11 @@ func WriteText(w io.Writer, findings []Finding) error {
 	for i := range findings {
 		f := &findings[i]
 		where := f.Place.String()
-		if where == "" {
+		switch {
+		case where == "":
 			where = f.Subject
+		case f.Column > 0:
+			where += fmt.Sprintf(":%d", f.Column)
 		}
 		fmt.Fprintf(&b, "%s: %s: ", where, f.Severity)
 		b.WriteString(f.Subject)
@@ -105,7 +108,9 @@ type (
 		URI string `json:"uri"`
 	}
 	sarifRegion struct {
-		StartLine int `json:"startLine"`
+		StartLine   int `json:"startLine"`
+		StartColumn int `json:"startColumn,omitempty"`
+		EndColumn   int `json:"endColumn,omitempty"` // of the line it starts in, where no other is given
 	}
 	sarifLogical struct {
 		FullyQualifiedName string `json:"fullyQualifiedName"`
@@ -125,7 +130,7 @@ const (
 func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 	run := sarifRun{
 		Tool:       sarifTool{sarifDriver{Name: "gapproof", Version: version, Information: policyPage}},
-		ColumnKind: "utf16CodeUnits",
+		ColumnKind: "unicodeCodePoints",
 		Results:    []sarifResult{},
 	}
 	index := map[string]int{}
@@ -149,7 +154,7 @@ func WriteSARIF(w io.Writer, findings []Finding, version string) error {
 		if f.File != "" {
 			at.Physical = &sarifPhysical{Artifact: sarifArtifact{uri(f.File)}}
 			if f.Line > 0 {
-				at.Physical.Region = &sarifRegion{f.Line}
+				at.Physical.Region = &sarifRegion{f.Line, f.Column, f.End}
 			}
 		}
 		run.Results = append(run.Results, sarifResult{

@@ -59,8 +59,8 @@ func TestEveryKindThatMakesPodsBecomesOnePod(t *testing.T) {
 			if set.Pods != manifest.SomePods || set.Addresses != manifest.Invented {
 				t.Errorf("pods %d, addresses %d: want some, invented", set.Pods, set.Addresses)
 			}
-			if got := set.Places["shop/web"]; got != (manifest.Place{File: "f.yaml", Line: 1}) {
-				t.Errorf("place: want f.yaml:1, got %s", got)
+			if got := set.Places["shop/web"]; got != (manifest.Place{File: "f.yaml", Line: 1, Column: 1}) {
+				t.Errorf("place: want line 1, column 1 of f.yaml, got %+v", got)
 			}
 		})
 	}

@@ -72,8 +72,8 @@ func (p *ClusterPolicy) Place(field string) Place {
 }
 
 func placeIn(lines scenarios.Lines, field string, whole Place) Place {
-	if line := lines.At(field); line > 0 {
-		return Place{File: whole.File, Line: line}
+	if at := lines.At(field); at.Line > 0 {
+		return at
 	}
 	return whole
 }

@@ -51,11 +51,11 @@ type notes struct {
 }
 
 func (n *notes) omit(field, object, format string, args ...any) {
-	n.omissions = append(n.omissions, scenarios.Omission{File: n.file, Line: n.lines.At(field), Object: object, Reason: fmt.Sprintf(format, args...)})
+	n.omissions = append(n.omissions, scenarios.Omission{File: n.file, Line: n.lines.At(field).Line, Object: object, Reason: fmt.Sprintf(format, args...)})
 }
 
 func (n *notes) fault(field, value, hint, format string, args ...any) {
-	n.faults = append(n.faults, scenarios.Fault{File: n.file, Line: n.lines.At(field), Field: field, Value: value, Message: fmt.Sprintf(format, args...), Hint: hint})
+	n.faults = append(n.faults, scenarios.Fault{File: n.file, Line: n.lines.At(field).Line, Field: field, Value: value, Message: fmt.Sprintf(format, args...), Hint: hint})
 }
 
 // result is the import, unless there are faults.

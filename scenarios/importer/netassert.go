@@ -152,7 +152,7 @@ func (n *netassert) checkTest(at string, t *netassertTest) {
 	} else if first, twice := n.names[t.Name]; twice {
 		n.fault(at+".name", t.Name, "", "test %s is given already in line %d", t.Name, first)
 	} else {
-		n.names[t.Name] = n.lines.At(at + ".name")
+		n.names[t.Name] = n.lines.At(at + ".name").Line
 	}
 	if t.Type != "k8s" {
 		n.fault(at+".type", t.Type, "write type: k8s", "%q is not a type of test", t.Type)

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/gapproof/gapproof/probes"
@@ -10,30 +9,27 @@ import (
 )
 
 // planEchoes adds an echo from source to every other pod, where the world asks for ICMP. A pod's echo to itself shows nothing.
-func (b *builder) planEchoes(source podName) {
+func (b *builder) planEchoes(source origin) {
 	if !b.scenario.World.Reach.ICMP {
 		return
 	}
 	for _, ns := range b.scenario.World.Namespaces {
 		for _, pod := range ns.Pods {
 			to := podName{ns.Name, pod.Name}
-			if to == source {
+			if to == source.pod {
 				continue
 			}
 			facts := b.facts.Pods[to.String()]
-			b.attempts = append(b.attempts, attempt{
+			b.plan(attempt{
 				Planned: Planned{
-					ID:          fmt.Sprintf("%s>%s:%s", source, to, probes.ICMP),
-					Source:      source.String(),
 					Destination: to.String(),
 					Kind:        PodIP,
 					Protocol:    probes.ICMP,
-					Address:     netip.AddrPortFrom(facts.IP, 0),
 					Responders:  []string{to.String()},
 					SameNode:    b.sameNode(source, facts.Node),
 				},
 				source: source, pod: to,
-			})
+			}, facts.Addresses(), 0)
 		}
 	}
 }

@@ -176,7 +176,7 @@ func (m *memory) Up(_ context.Context, w scenarios.World, _ Role) (World, error)
 	defer m.mu.Unlock()
 	m.ups++
 	world := &memoryWorld{m: m, agents: map[string]*memoryAgent{}, written: w,
-		facts: plan.Facts{Pods: map[string]plan.PodFacts{}, Services: map[string]netip.Addr{}, ClusterDomain: "cluster.local"}}
+		facts: plan.Facts{Pods: map[string]plan.PodFacts{}, Services: map[string][]netip.Addr{}, ClusterDomain: "cluster.local"}}
 	for _, ns := range w.Namespaces {
 		world.now.Namespaces = append(world.now.Namespaces, reach.Namespace{Name: ns.Name, Labels: maps.Clone(ns.Labels)})
 		for _, p := range ns.Pods {

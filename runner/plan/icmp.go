@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gapproof/gapproof/probes"
@@ -41,10 +42,12 @@ func deriveEcho(engine *reach.Engine, source, destination reach.Endpoint, p *Pro
 		return err
 	}
 	p.Derived = d
-	if d.Verdict == reach.Unknown && p.Intended == reach.Unknown {
+	if d.Verdict == reach.Unknown && (p.Intended == reach.Unknown || strings.HasSuffix(p.IntendedBy, exhaustiveField)) {
 		var policies []string
-		for _, r := range append(d.Egress.Isolating, d.Ingress.Isolating...) {
-			policies = append(policies, r.Policy)
+		for _, r := range slices.Concat(d.Egress.Isolating, d.Ingress.Isolating) {
+			if !slices.Contains(policies, r.Policy) {
+				policies = append(policies, r.Policy)
+			}
 		}
 		p.Skip = fmt.Sprintf("%s isolates an end, and the API leaves open what happens to ICMP then (semantics note %s)", strings.Join(policies, " and "), reach.NoteICMP)
 	}

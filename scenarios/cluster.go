@@ -123,7 +123,7 @@ func (c *checker) checkClusterPolicies() []string {
 
 // checkClusterPolicy validates one and returns its name.
 func (c *checker) checkClusterPolicy(p locatedCluster) string {
-	v := clusterValidator{written: p.document.written, cidrs: policyValidator{pods: c.isPod}}
+	v := clusterValidator{written: p.document.written, cidrs: policyValidator{hosts: c.isHost}}
 	p.document.fieldErrors(v.policy(&p.Spec, p.path))
 	return p.Spec.Name
 }

@@ -59,8 +59,8 @@ func TestAKustomizationRendersClusterNetworkPolicies(t *testing.T) {
 
 func TestNetworksOfAClusterNetworkPolicyTakeThePodsAddresses(t *testing.T) {
 	policy := mustLoad(t, "testdata/cluster/cluster.yaml")[0].Policies.LoadedCluster[0].Spec
-	filled, err := scenarios.SubstituteCluster(policy, func(pod string) (netip.Addr, bool) {
-		return netip.MustParseAddr("10.1.2.3"), pod == "x/b"
+	filled, err := scenarios.SubstituteCluster(policy, func(h scenarios.Host) (netip.Addr, bool) {
+		return netip.MustParseAddr("10.1.2.3"), h.Name == "x/b"
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestNetworksOfAClusterNetworkPolicyTakeThePodsAddresses(t *testing.T) {
 	if policy.Spec.Egress[0].To[0].Networks[0] != "${pod:x/b}" {
 		t.Error("want the policy that was given unchanged")
 	}
-	_, err = scenarios.SubstituteCluster(policy, func(string) (netip.Addr, bool) { return netip.Addr{}, false })
+	_, err = scenarios.SubstituteCluster(policy, func(scenarios.Host) (netip.Addr, bool) { return netip.Addr{}, false })
 	const want = `filling in the addresses of policy fence: spec.egress[0].to[0].networks[0]: "${pod:x/b}": pod x/b has no known address`
 	if err == nil || err.Error() != want {
 		t.Errorf("error differs:\nwant %s\n got %v", want, err)

@@ -27,15 +27,12 @@ func (w *World) setDefaults() {
 	for i := range w.Namespaces {
 		for j := range w.Namespaces[i].Pods {
 			pod := &w.Namespaces[i].Pods[j]
-			if pod.Ports == nil {
-				pod.Ports = []Port{{Port: defaultPort}}
-			}
-			for k := range pod.Ports {
-				if pod.Ports[k].Protocol == "" {
-					pod.Ports[k].Protocol = defaultProtocol
-				}
-			}
+			pod.Ports = defaultPorts(pod.Ports)
 		}
+	}
+	for i := range w.Reach.Outside {
+		host := &w.Reach.Outside[i]
+		host.Ports = defaultPorts(host.Ports)
 	}
 	for i := range w.Services {
 		if w.Services[i].Headless() {
@@ -51,4 +48,17 @@ func (w *World) setDefaults() {
 			}
 		}
 	}
+}
+
+// defaultPorts fills in what is listened on. Written ports are changed in place; an empty list stays empty.
+func defaultPorts(ports []Port) []Port {
+	if ports == nil {
+		ports = []Port{{Port: defaultPort}}
+	}
+	for i := range ports {
+		if ports[i].Protocol == "" {
+			ports[i].Protocol = defaultProtocol
+		}
+	}
+	return ports
 }

@@ -6,6 +6,9 @@
 // defaults, then validates; every fault of every file comes back at once as [Faults], each with file, line, field path and value. A loaded
 // scenario is the same value on every machine: addresses enter later, through [Substitute]. schema.json is the language for editors.
 //
+// What a world's pods attempt beyond one another is its [Reach]: echoes, node addresses, both address families, and hosts outside the cluster,
+// which are sources too. Addresses that a policy must name are written as placeholders, "${pod:x/a}" or "${outside:bank:IPv6}".
+//
 // Worlds and policies may also come from what a person has already: manifests, kustomizations and what Helm renders, named in [World.From] and
 // [Policies.Manifests], or given to [FromManifests]. What those say and a world cannot is listed in [Scenario.Omissions], and what is neither workload
 // nor policy is counted in [Scenario.Ignored]; nothing is fetched and nothing is executed. The same reader gives lint and explain the decoded

@@ -14,6 +14,7 @@ const (
 	lookups       = "dns"
 	lookupPrefix  = "dns:"
 	nodePrefix    = "node:"
+	outsidePrefix = "outside:"
 	// ICMP stands in the place of a port for echoes between pods, where the world's Reach asks for them.
 	ICMP = "ICMP"
 	// lookupPort is where a lookup goes, for rules that name ports.
@@ -22,14 +23,17 @@ const (
 
 // Attempt is what a Rule is held against, in the words of rules.
 type Attempt struct {
-	// Source is "namespace/pod".
+	// Source is "namespace/pod" or "outside:NAME".
 	Source string
-	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", or "dns" with or without ":" and a name.
+	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", "outside:NAME", or "dns" with or without ":"
+	// and a name.
 	Destination string
 	// Port is "TCP/80" or [ICMP]; for a Service its own port. For a lookup it does not matter.
 	Port string
 	// LoopsBack says that it may end where it began: at the source itself, or at a Service that the source stands behind.
 	LoopsBack bool
+	// Family is that of the addresses; empty where the world's Reach names none.
+	Family corev1.IPFamily
 }
 
 // Names tells whether the rule speaks about an attempt. One that loops back must be named in full at both ends, without an asterisk.
@@ -38,7 +42,7 @@ func (r Rule) Names(a Attempt) bool {
 	if a.LoopsBack {
 		match = coversInFull
 	}
-	return r.namesPort(a.Destination, a.Port) &&
+	return r.namesPort(a.Destination, a.Port) && r.namesFamily(a.Family) &&
 		slices.ContainsFunc(r.From, func(p string) bool { return match(p, a.Source) }) &&
 		slices.ContainsFunc(r.To, func(p string) bool { return match(p, a.Destination) })
 }
@@ -50,11 +54,16 @@ func (r Rule) namesPort(destination, port string) bool {
 	return len(r.Ports) == 0 || slices.Contains(r.Ports, port)
 }
 
+func (r Rule) namesFamily(f corev1.IPFamily) bool {
+	return len(r.Families) == 0 || slices.Contains(r.Families, f)
+}
+
 func coversInFull(pattern, end string) bool {
 	return pattern == end || pattern == lookups && isLookup(end)
 }
 
-// covers tells whether a pattern names an end. "*" and "namespace/*" stand for pods; after "service:" they stand for Services.
+// covers tells whether a pattern names an end. "*" and "namespace/*" stand for pods; after "service:" they stand for Services, and "outside:*"
+// for all hosts outside.
 func covers(pattern, end string) bool {
 	if coversInFull(pattern, end) {
 		return true
@@ -64,6 +73,9 @@ func covers(pattern, end string) bool {
 	}
 	if strings.HasPrefix(end, nodePrefix) {
 		return strings.HasPrefix(pattern, nodePrefix) && strings.HasPrefix(end, pattern+":")
+	}
+	if strings.HasPrefix(end, outsidePrefix) {
+		return pattern == outsidePrefix+every
 	}
 	if service, is := strings.CutPrefix(end, servicePrefix); is {
 		if pattern, is = strings.CutPrefix(pattern, servicePrefix); !is {
@@ -81,6 +93,12 @@ func covers(pattern, end string) bool {
 func isLookup(destination string) bool {
 	return destination == lookups || strings.HasPrefix(destination, lookupPrefix)
 }
+
+// Outside is the name in rules, attempts and placeholders of the host outside the cluster that is called name.
+func Outside(name string) string { return outsidePrefix + name }
+
+// IsOutside tells whether an end of an attempt is a host outside the cluster.
+func IsOutside(end string) bool { return strings.HasPrefix(end, outsidePrefix) }
 
 // Backends are the pods ("namespace/pod") that the Service selects by the labels written in the world.
 func (w World) Backends(s Service) []string {

@@ -71,8 +71,12 @@ func TestParsePortReadsWhatFormatPortWrites(t *testing.T) {
 func TestSubstituteFillsInAddresses(t *testing.T) {
 	addresses := map[string]netip.Addr{
 		"x/a": netip.MustParseAddr("10.1.2.3"), "x/b": netip.MustParseAddr("10.1.2.9"), "x/six": netip.MustParseAddr("fd00::7"),
+		"x/aIPv6": netip.MustParseAddr("fd00::3"), "outside:bank": netip.MustParseAddr("172.18.0.9"),
 	}
-	lookup := func(pod string) (netip.Addr, bool) { a, ok := addresses[pod]; return a, ok }
+	lookup := func(h scenarios.Host) (netip.Addr, bool) {
+		a, ok := addresses[h.Name+string(h.Family)]
+		return a, ok
+	}
 	tests := []struct {
 		name      string
 		block     networkingv1.IPBlock
@@ -81,6 +85,11 @@ func TestSubstituteFillsInAddresses(t *testing.T) {
 	}{
 		{"an IPv4 address alone", networkingv1.IPBlock{CIDR: "${pod:x/a}"}, networkingv1.IPBlock{CIDR: "10.1.2.3/32"}, ""},
 		{"an IPv6 address alone", networkingv1.IPBlock{CIDR: "${pod:x/six}"}, networkingv1.IPBlock{CIDR: "fd00::7/128"}, ""},
+		{"the address of a family", networkingv1.IPBlock{CIDR: "${pod:x/a:IPv6}/64", Except: []string{"${pod:x/a:IPv6}"}},
+			networkingv1.IPBlock{CIDR: "fd00::/64", Except: []string{"fd00::3/128"}}, ""},
+		{"a host outside", networkingv1.IPBlock{CIDR: "${outside:bank}"}, networkingv1.IPBlock{CIDR: "172.18.0.9/32"}, ""},
+		{"a host outside without an address", networkingv1.IPBlock{CIDR: "${outside:shop}"}, networkingv1.IPBlock{},
+			`filling in the addresses of policy x/np: spec.egress[0].to[0].ipBlock.cidr: "${outside:shop}": host outside:shop has no known address`},
 		{"a network, without the bits beyond its prefix", networkingv1.IPBlock{CIDR: "${pod:x/a}/24", Except: []string{"${pod:x/b}"}},
 			networkingv1.IPBlock{CIDR: "10.1.2.0/24", Except: []string{"10.1.2.9/32"}}, ""},
 		{"an except in a written cidr", networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"${pod:x/a}", "192.0.2.0/24"}},
@@ -93,7 +102,7 @@ func TestSubstituteFillsInAddresses(t *testing.T) {
 		{"an except outside of the cidr", networkingv1.IPBlock{CIDR: "${pod:x/a}", Except: []string{"${pod:x/b}"}}, networkingv1.IPBlock{},
 			"filling in the addresses of policy x/np: spec.egress[0].to[0].ipBlock.except[0]: 10.1.2.9/32 is not a strict subset of 10.1.2.3/32"},
 		{"something that is no placeholder", networkingv1.IPBlock{CIDR: "${host:a}"}, networkingv1.IPBlock{},
-			`filling in the addresses of policy x/np: spec.egress[0].to[0].ipBlock.cidr: "${host:a}": a placeholder is ${pod:NAMESPACE/POD} or ${pod:NAMESPACE/POD}/BITS`},
+			`filling in the addresses of policy x/np: spec.egress[0].to[0].ipBlock.cidr: "${host:a}": a placeholder is ${pod:NAMESPACE/POD} or ${outside:NAME}, with :IPv4 or :IPv6 before the brace, or /BITS behind it, where wanted`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

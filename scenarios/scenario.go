@@ -69,23 +69,26 @@ type World struct {
 
 // Reach says what a world's pods attempt beyond TCP, UDP and SCTP to pods and Services in the cluster's first address family.
 type Reach struct {
-	// Families are the address families of attempts, IPv4 and IPv6. Default: the cluster's first one. A family that the cluster has not
-	// makes its attempts skipped.
+	// Families are the address families of attempts, IPv4 and IPv6, each planned for itself. Default: the cluster's first one. A family that
+	// the cluster has not makes its attempts skipped. Services get an address of each family, a lookup asks for the records of each.
 	Families []corev1.IPFamily `json:"families,omitempty"`
 	// ICMP also plans an echo request between each two pods. NetworkPolicy does not speak about ICMP (semantics note "icmp").
 	ICMP bool `json:"icmp,omitempty"`
 	// Nodes are places ("a", "b", …) whose node addresses are destinations: "node:a" on the ports that the world's hostNetwork pods
 	// there listen on, and "node:a:namespace/name" on the node ports of a Service of type NodePort, which go by the Service's own ports.
 	Nodes []string `json:"nodes,omitempty"`
-	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME".
+	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME". They are attempted by every pod
+	// and attempt pods and node addresses, but no Services, whose addresses mean something inside of the cluster alone. Only the lab has
+	// such hosts: elsewhere the scenario is skipped.
 	Outside []OutsideHost `json:"outside,omitempty"`
 }
 
-// OutsideHost is one host outside the cluster: in the lab a container on the lab's network.
+// OutsideHost is one host outside the cluster: in the lab a container on the lab's network, with routes to the pods, so that both ends see each
+// other's own address on the way in. On the way out most CNIs put the node's address in the place of the pod's.
 type OutsideHost struct {
 	// Name is a DNS label.
 	Name string `json:"name"`
-	// Ports are listened on. Default: TCP 80.
+	// Ports are listened on, TCP and UDP; they have no names. Default: TCP 80.
 	Ports []Port `json:"ports,omitzero"`
 }
 
@@ -259,13 +262,15 @@ type Expect struct {
 	Deny       []Rule `json:"deny,omitempty"`
 }
 
-// Rule names attempts by source, destination and ports.
+// Rule names attempts by source, destination, ports and families.
 type Rule struct {
-	// From lists "namespace/pod", "namespace/*" or "*" for every pod.
+	// From lists "namespace/pod", "namespace/*" or "*" for every pod, "outside:NAME" or "outside:*" for hosts outside the cluster.
 	From []string `json:"from"`
 	// To lists the same, the same after "service:" for Services, "dns" for the lookups of Services' names, "node:a" for all that is
 	// attempted at a node's address, and "node:a:namespace/name" for one Service's node ports.
 	To []string `json:"to"`
 	// Ports list "TCP/80", "UDP/53", and "ICMP" for echoes; empty means every planned port. A Service is named by its own port, at a node too, a lookup by UDP/53.
 	Ports []string `json:"ports,omitempty"`
+	// Families narrow it to attempts of these; empty means every planned one. They must be among those of the world's Reach.
+	Families []corev1.IPFamily `json:"families,omitempty"`
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
@@ -15,29 +16,39 @@ import (
 // placeholderStart begins a placeholder. No CIDR contains it.
 const placeholderStart = "${"
 
-// placeholder stands for a CIDR around a pod's address, which nobody knows when writing a scenario:
+// placeholder stands for a CIDR around an address that nobody knows when writing a scenario:
 //
-//	${pod:x/a}     the address of pod a in namespace x alone
-//	${pod:x/a}/24  the network of 24 bits that the address lies in
+//	${pod:x/a}        the first address of pod a in namespace x alone
+//	${pod:x/a}/24     the network of 24 bits that the address lies in
+//	${pod:x/a:IPv6}   the pod's address of that family
+//	${outside:b}      the address of the host b outside the cluster; with family and bits likewise
 //
 // It may stand in ipBlock.cidr and ipBlock.except, and in networks of a ClusterNetworkPolicy, nowhere else.
 type placeholder struct {
-	pod  string // "namespace/pod"
-	bits int    // -1: all of the address
+	host Host
+	bits int // -1: all of the address
 }
 
-var placeholderForm = regexp.MustCompile(`^\$\{pod:([a-z0-9-]+/[a-z0-9-]+)\}(?:/([0-9]{1,3}))?$`)
+// Host is whose address a placeholder stands for.
+type Host struct {
+	// Name is "namespace/pod" or "outside:NAME".
+	Name string
+	// Family is that of the address; empty for the host's first.
+	Family corev1.IPFamily
+}
+
+var placeholderForm = regexp.MustCompile(`^\$\{(?:pod:([a-z0-9-]+/[a-z0-9-]+)|(outside:[a-z0-9-]+))(?::(IPv4|IPv6))?\}(?:/([0-9]{1,3}))?$`)
 
 const longestPrefix = 128
 
 func parsePlaceholder(s string) (placeholder, error) {
 	m := placeholderForm.FindStringSubmatch(s)
 	if m == nil {
-		return placeholder{}, errors.New("a placeholder is ${pod:NAMESPACE/POD} or ${pod:NAMESPACE/POD}/BITS")
+		return placeholder{}, errors.New("a placeholder is ${pod:NAMESPACE/POD} or ${outside:NAME}, with :IPv4 or :IPv6 before the brace, or /BITS behind it, where wanted")
 	}
-	p := placeholder{pod: m[1], bits: -1}
-	if m[2] != "" {
-		bits, err := strconv.Atoi(m[2])
+	p := placeholder{host: Host{Name: m[1] + m[2], Family: corev1.IPFamily(m[3])}, bits: -1}
+	if m[4] != "" {
+		bits, err := strconv.Atoi(m[4])
 		if err != nil || bits > longestPrefix {
 			return placeholder{}, fmt.Errorf("a prefix has at most %d bits", longestPrefix)
 		}
@@ -46,10 +57,13 @@ func parsePlaceholder(s string) (placeholder, error) {
 	return p, nil
 }
 
-func (p placeholder) prefix(address func(pod string) (netip.Addr, bool)) (netip.Prefix, error) {
-	a, known := address(p.pod)
-	if !known {
-		return netip.Prefix{}, fmt.Errorf("pod %s has no known address", p.pod)
+func (p placeholder) prefix(address func(Host) (netip.Addr, bool)) (netip.Prefix, error) {
+	a, known := address(p.host)
+	switch {
+	case !known && IsOutside(p.host.Name):
+		return netip.Prefix{}, fmt.Errorf("host %s has no known address", p.host.Name)
+	case !known:
+		return netip.Prefix{}, fmt.Errorf("pod %s has no known address", p.host.Name)
 	}
 	bits := p.bits
 	if bits < 0 {
@@ -58,10 +72,10 @@ func (p placeholder) prefix(address func(pod string) (netip.Addr, bool)) (netip.
 	return a.Prefix(bits) // masked, as the API server wants it; too many bits for the family are an error
 }
 
-// Substitute is a copy of the policy with every placeholder of its ipBlocks replaced: address gives the address of a "namespace/pod" of the
-// scenario. A policy without placeholders comes back equal. The error tells of all placeholders that are malformed or whose pod has no
+// Substitute is a copy of the policy with every placeholder of its ipBlocks replaced: address gives the address of a pod or of an outside host
+// of the scenario. A policy without placeholders comes back equal. The error tells of all placeholders that are malformed or whose host has no
 // known address, and of every except that turns out not to lie within its cidr, which an API server would refuse.
-func Substitute(policy networkingv1.NetworkPolicy, address func(pod string) (netip.Addr, bool)) (networkingv1.NetworkPolicy, error) {
+func Substitute(policy networkingv1.NetworkPolicy, address func(Host) (netip.Addr, bool)) (networkingv1.NetworkPolicy, error) {
 	out := *policy.DeepCopy()
 	var errs []error
 	for i := range out.Spec.Ingress {
@@ -81,7 +95,7 @@ func Substitute(policy networkingv1.NetworkPolicy, address func(pod string) (net
 }
 
 // SubstituteCluster is Substitute for the networks of a ClusterNetworkPolicy.
-func SubstituteCluster(policy npav1alpha2.ClusterNetworkPolicy, address func(pod string) (netip.Addr, bool)) (npav1alpha2.ClusterNetworkPolicy, error) {
+func SubstituteCluster(policy npav1alpha2.ClusterNetworkPolicy, address func(Host) (netip.Addr, bool)) (npav1alpha2.ClusterNetworkPolicy, error) {
 	out := *policy.DeepCopy()
 	var errs []error
 	for i := range out.Spec.Egress {
@@ -99,7 +113,7 @@ func SubstituteCluster(policy npav1alpha2.ClusterNetworkPolicy, address func(pod
 }
 
 // substituteOne is the CIDR that s stands for, and whether that is another text than s.
-func substituteOne(s, field string, address func(string) (netip.Addr, bool)) (_ string, replaced bool, _ error) {
+func substituteOne(s, field string, address func(Host) (netip.Addr, bool)) (_ string, replaced bool, _ error) {
 	p, err := parsePlaceholder(s)
 	if err != nil {
 		if strings.HasPrefix(s, placeholderStart) {
@@ -115,7 +129,7 @@ func substituteOne(s, field string, address func(string) (netip.Addr, bool)) (_ 
 }
 
 // substituteBlock replaces in place; a nil block has nothing to replace.
-func substituteBlock(b *networkingv1.IPBlock, at string, address func(string) (netip.Addr, bool)) error {
+func substituteBlock(b *networkingv1.IPBlock, at string, address func(Host) (netip.Addr, bool)) error {
 	if b == nil {
 		return nil
 	}

@@ -28,6 +28,7 @@ type checker struct {
 	services []string
 	backends map[string][]string
 	nodes    []string // destinations that rules name with "node:"; backends has the pods that answer there
+	outside  []string // ends that rules name with "outside:", in the world's order
 }
 
 func (c *checker) check() {
@@ -74,6 +75,7 @@ func (c *checker) survey() {
 		}
 	}
 	c.surveyNodes()
+	c.surveyOutside()
 	if c.resolves {
 		c.listening[lookups] = []string{lookupPort}
 	}
@@ -107,11 +109,27 @@ func (c *checker) surveyNodes() {
 	}
 }
 
+func (c *checker) surveyOutside() {
+	for _, host := range c.scenario.World.Reach.Outside {
+		name := Outside(host.Name)
+		c.outside = append(c.outside, name)
+		for _, p := range host.Ports {
+			c.listening[name] = append(c.listening[name], FormatPort(p.Protocol, p.Port))
+		}
+		if c.scenario.World.Reach.ICMP {
+			c.listening[name] = append(c.listening[name], ICMP)
+		}
+	}
+}
+
 func (c *checker) loopsBack(source, destination string) bool {
 	return source == destination || slices.Contains(c.backends[destination], source)
 }
 
 func (c *checker) isPod(name string) bool { return slices.Contains(c.pods, name) }
+
+// isHost tells whether a placeholder may name it: a pod or a host outside.
+func (c *checker) isHost(name string) bool { return c.isPod(name) || slices.Contains(c.outside, name) }
 
 func (c *checker) isNamespace(name string) bool {
 	return slices.ContainsFunc(c.scenario.World.Namespaces, func(ns Namespace) bool { return ns.Name == name })
@@ -164,7 +182,7 @@ func (c *checker) checkPolicies() []string {
 
 // checkPolicy validates one policy and returns its "namespace/name".
 func (c *checker) checkPolicy(p located) string {
-	p.document.fieldErrors(validatePolicy(&p.Spec, p.path, c.isPod))
+	p.document.fieldErrors(validatePolicy(&p.Spec, p.path, c.isHost))
 	if ns := p.Spec.Namespace; ns != "" && !c.isNamespace(ns) {
 		p.document.fault(p.path.Child("metadata", "namespace").String(), ns, "", "the world has no namespace %s", ns)
 	}
@@ -323,7 +341,7 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 		}
 		for j, p := range r.From {
 			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || strings.HasPrefix(p, nodePrefix) || p == lookups {
-				c.fault(at, p, "a source is a pod", "%s is no source", p)
+				c.fault(at, p, "a source is a pod, or a host outside", "%s is no source", p)
 			} else {
 				one.from = append(one.from, c.expand(at, p)...)
 			}
@@ -335,6 +353,12 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			one.to = append(one.to, c.expand(item(one.at+".to", j), p)...)
 		}
 		c.checkPorts(one)
+		c.families(one.at+".families", r.Families)
+		for j, f := range r.Families {
+			if !slices.Contains(c.scenario.World.Reach.Families, f) {
+				c.fault(item(one.at+".families", j), f, "name it in world.reach.families", "the world has no attempts over %s", f)
+			}
+		}
 		out[i] = one
 	}
 	return out
@@ -359,6 +383,13 @@ func (c *checker) expand(at, pattern string) []string {
 		out := covered(pattern, c.nodes)
 		if len(out) == 0 {
 			c.fault(at, pattern, "nodes are named in world.reach.nodes", "nothing of the world is attempted at %s", pattern)
+		}
+		return out
+	}
+	if strings.HasPrefix(pattern, outsidePrefix) {
+		out := covered(pattern, c.outside)
+		if len(out) == 0 {
+			c.fault(at, pattern, "hosts outside are named in world.reach.outside", "the world has no host %s", pattern)
 		}
 		return out
 	}
@@ -404,6 +435,10 @@ func (c *checker) checkPorts(r resolved) {
 
 // contradiction records the first attempt that both rules name.
 func (c *checker) contradiction(allow, deny resolved) {
+	families := c.scenario.World.Reach.Families
+	if len(families) == 0 {
+		families = []corev1.IPFamily{""}
+	}
 	for _, to := range allow.to {
 		if !slices.Contains(deny.to, to) {
 			continue
@@ -413,8 +448,13 @@ func (c *checker) contradiction(allow, deny resolved) {
 				continue
 			}
 			for _, from := range allow.from {
-				a := Attempt{Source: from, Destination: to, Port: port, LoopsBack: c.loopsBack(from, to)}
-				if allow.rule.Names(a) && deny.rule.Names(a) {
+				if IsOutside(from) && IsOutside(to) {
+					continue // never planned
+				}
+				of := func(f corev1.IPFamily) Attempt {
+					return Attempt{Source: from, Destination: to, Port: port, LoopsBack: c.loopsBack(from, to), Family: f}
+				}
+				if slices.ContainsFunc(families, func(f corev1.IPFamily) bool { return allow.rule.Names(of(f)) && deny.rule.Names(of(f)) }) {
 					c.fault(deny.at, nil, "", "contradicts %s: both name %s to %s %s", allow.at, from, to, port)
 					return
 				}

@@ -17,8 +17,8 @@ import (
 
 // validatePolicy holds a policy to the rules of the API server (k8s.io/kubernetes/pkg/apis/networking/validation, which cannot be imported), so
 // that what loads is also accepted by a cluster. Beyond them a namespace must be written: nothing here has a default namespace.
-// pods tells which "namespace/pod" a placeholder may name.
-func validatePolicy(p *networkingv1.NetworkPolicy, at *field.Path, pods func(string) bool) field.ErrorList {
+// hosts tells which "namespace/pod" or "outside:NAME" a placeholder may name.
+func validatePolicy(p *networkingv1.NetworkPolicy, at *field.Path, hosts func(string) bool) field.ErrorList {
 	var errs field.ErrorList
 	metadata := at.Child("metadata")
 	switch {
@@ -29,7 +29,7 @@ func validatePolicy(p *networkingv1.NetworkPolicy, at *field.Path, pods func(str
 	default:
 		errs = append(errs, apivalidation.ValidateObjectMeta(&p.ObjectMeta, true, apivalidation.NameIsDNSSubdomain, metadata)...)
 	}
-	v := policyValidator{pods: pods}
+	v := policyValidator{hosts: hosts}
 	spec := at.Child("spec")
 	errs = append(errs, metav1validation.ValidateLabelSelector(&p.Spec.PodSelector, metav1validation.LabelSelectorValidationOptions{}, spec.Child("podSelector"))...)
 	for i, r := range p.Spec.Ingress {
@@ -55,7 +55,7 @@ func validatePolicyTypes(types []networkingv1.PolicyType, at *field.Path) field.
 	return errs
 }
 
-type policyValidator struct{ pods func(string) bool }
+type policyValidator struct{ hosts func(string) bool }
 
 func (v policyValidator) rule(at *field.Path, list string, peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) field.ErrorList {
 	var errs field.ErrorList
@@ -153,8 +153,12 @@ func (v policyValidator) cidr(s string, at *field.Path) (field.ErrorList, netip.
 		switch {
 		case err != nil:
 			return field.ErrorList{field.Invalid(at, s, err.Error())}, netip.Prefix{}
-		case !v.pods(p.pod):
-			return field.ErrorList{field.Invalid(at, s, "the world has no pod "+p.pod)}, netip.Prefix{}
+		case !v.hosts(p.host.Name):
+			what := "pod "
+			if IsOutside(p.host.Name) {
+				what = "host "
+			}
+			return field.ErrorList{field.Invalid(at, s, "the world has no "+what+p.host.Name)}, netip.Prefix{}
 		}
 		return nil, netip.Prefix{}
 	}

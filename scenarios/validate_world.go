@@ -247,11 +247,42 @@ func (d *document) checkReach(at string, w World) {
 			d.fault(nodeAt, place, "put a hostNetwork pod there, or give a Service the type NodePort", "nothing of the world is attempted at node %s", place)
 		}
 	}
-	for name, written := range map[string]bool{
-		"families": w.Reach.Families != nil, "outside": w.Reach.Outside != nil,
-	} {
-		if written {
-			d.fault(at+"."+name, nil, "leave it out", "is not supported yet")
+	d.families(at+".families", w.Reach.Families)
+	d.checkOutside(at+".outside", w.Reach.Outside)
+}
+
+// families holds a list to the two that there are, each once.
+func (d *document) families(at string, list []corev1.IPFamily) {
+	for i, f := range list {
+		switch {
+		case f != corev1.IPv4Protocol && f != corev1.IPv6Protocol:
+			d.fault(item(at, i), f, "IPv4 or IPv6", "%q is not an address family", f)
+		case slices.Index(list, f) < i:
+			d.fault(item(at, i), f, "", "family %s is given twice", f)
+		}
+	}
+}
+
+// checkOutside validates the hosts outside the cluster. They have no right to open raw sockets, which SCTP may need.
+func (d *document) checkOutside(at string, hosts []OutsideHost) {
+	names := map[string]struct{}{}
+	for i, host := range hosts {
+		hostAt := item(at, i)
+		if d.dnsLabel(hostAt+".name", host.Name) {
+			if _, twice := names[host.Name]; twice {
+				d.fault(hostAt+".name", host.Name, "", "outside host %s is given twice", host.Name)
+			}
+			names[host.Name] = struct{}{}
+		}
+		d.checkPodPorts(hostAt, Pod{Ports: host.Ports})
+		for j, p := range host.Ports {
+			portAt := item(hostAt+".ports", j)
+			if p.Protocol == corev1.ProtocolSCTP {
+				d.fault(portAt+".protocol", p.Protocol, "TCP or UDP", "an outside host does not speak SCTP")
+			}
+			if p.Name != "" {
+				d.fault(portAt+".name", p.Name, "leave it out", "%q: the named ports of policies are those of pods", p.Name)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,8 @@ type fakeEngine struct {
 	containers []*fakeContainer
 	images     map[string]fakeImage
 	commands   []string
+	// batch is what was read by commands that run once.
+	batch bytes.Buffer
 	// refuse makes the command with this prefix fail with this output.
 	refuse map[string]string
 	// before is called ahead of each command, outside the lock.
@@ -189,6 +192,9 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 			}
 		}
 		f.containers = append(f.containers, k)
+	case "run --rm":
+		_, err := io.Copy(&f.batch, c.in)
+		return "", err
 	case "exec --interactive":
 		_, err := io.Copy(&out, c.in) // an agent that answers with what it was asked
 		return out.String(), err

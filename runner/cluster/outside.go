@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -35,8 +36,10 @@ type OutsideOptions struct {
 // OutsideHost is a host outside the cluster: a container on the cluster's network that runs the locked probe image, with no capability
 // and no port on the engine's host. The caller closes it.
 type OutsideHost struct {
-	engine    engine
-	container string
+	engine       engine
+	record       *record
+	cluster, run string
+	container    string
 	// folder holds its token.
 	folder    string
 	addresses []netip.Addr
@@ -86,14 +89,14 @@ func startOutside(ctx context.Context, o OutsideOptions, e engine) (_ *OutsideHo
 	if err != nil {
 		return nil, err
 	}
-	h := &OutsideHost{engine: e, container: outsidePrefix(o.Cluster) + o.Run + "-" + o.Name, folder: f.outside(o.Run, o.Name)}
+	h := &OutsideHost{engine: e, record: r, cluster: o.Cluster, run: o.Run, container: outsidePrefix(o.Cluster) + o.Run + "-" + o.Name, folder: f.outside(o.Run, o.Name)}
 	h.carrying, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			h.stop()
 		}
 	}()
-	image, err := h.engine.loadProbe(ctx, r)
+	image, err := h.engine.loadOf(ctx, r, images.ProbeImage, probeRepository)
 	if err != nil {
 		return nil, err
 	}
@@ -114,18 +117,18 @@ func startOutside(ctx context.Context, o OutsideOptions, e engine) (_ *OutsideHo
 	return h, nil
 }
 
-// loadProbe makes sure that the engine has the cluster's own probe image.
-func (e engine) loadProbe(ctx context.Context, r *record) (string, error) {
-	i := slices.IndexFunc(r.Cluster.Images, func(i images.Image) bool { return i.Name == images.ProbeImage })
+// loadOf makes sure that the engine has the cluster's own image of that name.
+func (e engine) loadOf(ctx context.Context, r *record, name, repository string) (string, error) {
+	i := slices.IndexFunc(r.Cluster.Images, func(i images.Image) bool { return i.Name == name })
 	if i < 0 {
-		return "", fmt.Errorf("looking for %s among the cluster's images: %w", images.ProbeImage, images.ErrNotLocked)
+		return "", fmt.Errorf("looking for %s among the cluster's images: %w", name, images.ErrNotLocked)
 	}
 	entry := r.Cluster.Images[i]
 	image, err := layoutImage(images.LayoutDir(r.LabDir), entry.Digest, r.Platform)
 	if err != nil {
 		return "", fmt.Errorf("opening %s: %w", entry.Reference(), err)
 	}
-	tag, _, err := e.loadLocked(ctx, probeRepository, entry, image)
+	tag, _, err := e.loadLocked(ctx, repository, entry, image)
 	return tag, err
 }
 
@@ -135,7 +138,7 @@ func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string)
 		"--name", h.container, "--label", Label+"="+o.Cluster, "--label", kube.RunLabel+"="+o.Run,
 		"--network", objectName(o.Cluster),
 		"--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only",
-		"--sysctl", "net.ipv4.ip_unprivileged_port_start=0",
+		"--sysctl", "net.ipv4.ip_unprivileged_port_start=0", "--sysctl", fmt.Sprintf("net.ipv4.ping_group_range=%d %d", os.Getgid(), os.Getgid()),
 		"--mount", "type=bind,readonly,source="+h.folder+",target="+tokenDir,
 		image, "--identity="+o.Identity, "--listen="+o.Listen, "--token-file="+tokenDir+"/"+tokenName)
 	if err != nil {
@@ -169,6 +172,31 @@ func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string)
 
 // Addresses are the host's on the cluster's network: IPv4, then IPv6 where the network has it.
 func (h *OutsideHost) Addresses() []netip.Addr { return h.addresses }
+
+// Route makes packets to each of the addresses go by the node's address beside it; what an earlier call said of an address is replaced. The
+// host itself has no right to change its routes: a container of the node image, which has the tool, does it in the host's network namespace
+// and ends.
+func (h *OutsideHost) Route(ctx context.Context, by map[netip.Addr]netip.Addr) error {
+	if len(by) == 0 {
+		return nil
+	}
+	image, err := h.engine.loadOf(ctx, h.record, images.NodeImage, nodeRepository)
+	if err != nil {
+		return fmt.Errorf("routing from %s: %w", h.container, err)
+	}
+	var batch strings.Builder
+	for _, to := range slices.SortedFunc(maps.Keys(by), netip.Addr.Compare) {
+		fmt.Fprintf(&batch, "route replace %s via %s\n", netip.PrefixFrom(to, to.BitLen()), by[to])
+	}
+	_, err = h.engine.docker(ctx, strings.NewReader(batch.String()), "run", "--rm", "--interactive", "--pull", "never",
+		"--name", h.container+"-routes", "--label", Label+"="+h.cluster, "--label", kube.RunLabel+"="+h.run,
+		"--network", "container:"+h.container, "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--security-opt", "no-new-privileges", "--read-only",
+		"--entrypoint", "ip", image, "-batch", "-")
+	if err != nil {
+		return fmt.Errorf("routing from %s: %w", h.container, err)
+	}
+	return nil
+}
 
 // Dial opens a stream to the host's agent through the engine, as no network reaches the container's loopback.
 func (h *OutsideHost) Dial(ctx context.Context) (net.Conn, error) {

@@ -85,6 +85,55 @@ func TestAnOutsideHostHasNoRightsAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAnOutsideHostGetsItsRoutesFromAnotherContainer(t *testing.T) {
+	o, f := beside(t), newFake(t)
+	// The lab's one image stands for the node's as well.
+	r, err := readRecord(filesOf(o.StateDir, "dev").record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := r.Cluster.Images[0]
+	node.Name = images.NodeImage
+	r.Cluster.Images = append(r.Cluster.Images, node)
+	if err := r.write(filesOf(o.StateDir, "dev").record()); err != nil {
+		t.Fatal(err)
+	}
+	h, err := startOutside(t.Context(), o, f.engine())
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := netip.MustParseAddr
+	if err := h.Route(t.Context(), nil); err != nil || strings.Contains(strings.Join(f.commands, "\n"), "run --rm") {
+		t.Errorf("no routes: %v after %v, want nothing done", err, f.commands)
+	}
+	err = h.Route(t.Context(), map[netip.Addr]netip.Addr{
+		address("fd00:10:244::7"): address("fd67::3"), address("10.244.1.9"): address("172.30.0.4"), address("10.244.1.5"): address("172.30.0.3"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "route replace 10.244.1.5/32 via 172.30.0.3\nroute replace 10.244.1.9/32 via 172.30.0.4\nroute replace fd00:10:244::7/128 via fd67::3\n"
+	if diff := cmp.Diff(want, f.batch.String()); diff != "" {
+		t.Errorf("what ip was told (-want +got):\n%s", diff)
+	}
+	run := f.commands[slices.IndexFunc(f.commands, func(c string) bool { return strings.HasPrefix(c, "run --rm") })]
+	for _, part := range []string{
+		"--network container:gapproof-dev-outside-r1-world", "--cap-drop ALL --cap-add NET_ADMIN", "--pull never", "--label gapproof.dev/run=r1",
+		"--name gapproof-dev-outside-r1-world-routes", nodeRepository + ":", "--entrypoint ip",
+	} {
+		if !strings.Contains(run, part) {
+			t.Errorf("%q lacks %q", run, part)
+		}
+	}
+	f.refuse["run --rm"] = "Nexthop has invalid gateway."
+	if err := h.Route(t.Context(), map[netip.Addr]netip.Addr{address("10.244.1.5"): address("192.0.2.1")}); err == nil || !strings.Contains(err.Error(), "invalid gateway") {
+		t.Errorf("a route that cannot be: %v, want the engine's words", err)
+	}
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAnOutsideHostThatCannotStartLeavesNothing(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spoil func(*OutsideOptions, *fakeEngine)

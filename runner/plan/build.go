@@ -79,15 +79,22 @@ type builder struct {
 	names    names
 	attempts []attempt
 	faults   []error
-	spares   addresses // for pods made again, where facts are invented
+	// spares are for pods made again, where facts are invented, one for each family.
+	spares, spares6 addresses
 	// firstAnswers are what headless Services resolve to before the first step, by Service.
-	firstAnswers map[string][]netip.Addr
+	firstAnswers map[string][]PodFacts
 }
 
-// attempt is a planned attempt with what the engine must be asked about it. Service is nil for the address of a pod or node.
+// origin is where attempts come from. Pod is the zero name for a host outside the cluster.
+type origin struct {
+	name string
+	pod  podName
+}
+
+// attempt is a planned attempt with what the engine must be asked about it. Service is nil for the address of a pod, node or host outside.
 type attempt struct {
 	Planned
-	source  podName
+	source  origin
 	pod     podName
 	service *scenarios.Service
 	// target is the Service's port, which leads to a port of each backend. A pod and the resolver are asked on port instead.
@@ -129,7 +136,7 @@ func (b *builder) checkFacts() {
 		}
 	}
 	for i, svc := range b.scenario.World.Services {
-		if !svc.Headless() && !b.facts.Services[serviceKey(svc)].IsValid() {
+		if !svc.Headless() && len(b.facts.Services[serviceKey(svc)]) == 0 {
 			b.faultf("world.services[%d]: the cluster gave no address for %s", i, serviceKey(svc))
 		}
 		for j, port := range servicePorts(&svc) {
@@ -143,6 +150,11 @@ func (b *builder) checkFacts() {
 			b.faultf("world.reach.nodes[%d]: the cluster has no node %s", i, place)
 		}
 	}
+	for i, host := range b.scenario.World.Reach.Outside {
+		if name := scenarios.Outside(host.Name); len(b.facts.Outside[name]) == 0 {
+			b.faultf("world.reach.outside[%d]: the cluster gave no address for %s", i, name)
+		}
+	}
 }
 
 // planAttempts fills attempts in the documented order.
@@ -150,13 +162,21 @@ func (b *builder) planAttempts() {
 	initial := b.initialWorld()
 	for _, ns := range b.scenario.World.Namespaces {
 		for _, pod := range ns.Pods {
-			source := podName{ns.Name, pod.Name}
+			name := podName{ns.Name, pod.Name}
+			source := origin{name.String(), name}
 			b.planPods(source)
 			b.planEchoes(source)
 			b.planServices(source, initial)
 			b.planNodes(source, initial)
+			b.planOutside(source)
 			b.planLookups(source)
 		}
+	}
+	for _, host := range b.scenario.World.Reach.Outside {
+		source := origin{name: scenarios.Outside(host.Name)}
+		b.planPods(source)
+		b.planEchoes(source)
+		b.planNodes(source, initial)
 	}
 	seen := make(map[string]bool, len(b.attempts))
 	for _, a := range b.attempts {
@@ -167,33 +187,48 @@ func (b *builder) planAttempts() {
 	}
 }
 
-func (b *builder) planPods(source podName) {
+// plan adds one attempt for each family that is asked for: addresses are the destination's, at is the port there, which for a node port is not
+// the one that the attempt is named by.
+func (b *builder) plan(a attempt, addresses []netip.Addr, at uint16) {
+	if a.source.pod == (podName{}) && a.Protocol == probes.SCTP {
+		return // a host outside has no right to the raw socket that it may take
+	}
+	a.Source = a.source.name
+	for _, family := range b.families() {
+		one := a
+		one.Family = family
+		one.ID = fmt.Sprintf("%s>%s:%s", a.Source, a.Destination, one.Notation())
+		address := pick(addresses, family)
+		if one.Lacking = b.lacking(one.Planned, address); one.Lacking == "" {
+			one.Address = netip.AddrPortFrom(address, at)
+		}
+		b.attempts = append(b.attempts, one)
+	}
+}
+
+func (b *builder) planPods(source origin) {
 	for _, ns := range b.scenario.World.Namespaces {
 		for _, pod := range ns.Pods {
 			to := podName{ns.Name, pod.Name}
 			facts := b.facts.Pods[to.String()]
-			for _, port := range listening(pod) {
-				protocol := probeProtocol(port.Protocol)
-				b.attempts = append(b.attempts, attempt{
+			for _, port := range listening(pod.Ports) {
+				b.plan(attempt{
 					Planned: Planned{
-						ID:          fmt.Sprintf("%s>%s:%s/%d", source, to, protocol, port.Port),
-						Source:      source.String(),
 						Destination: to.String(),
 						Kind:        PodIP,
-						Protocol:    protocol,
+						Protocol:    probeProtocol(port.Protocol),
 						Port:        port.Port,
-						Address:     netip.AddrPortFrom(facts.IP, port.Port),
 						Responders:  []string{to.String()},
 						SameNode:    b.sameNode(source, facts.Node),
 					},
 					source: source, pod: to, port: port.Port, protocol: port.Protocol,
-				})
+				}, facts.Addresses(), port.Port)
 			}
 		}
 	}
 }
 
-func (b *builder) planServices(source podName, initial reach.World) {
+func (b *builder) planServices(source origin, initial reach.World) {
 	for i := range b.scenario.World.Services {
 		svc := &b.scenario.World.Services[i]
 		if svc.Headless() {
@@ -205,27 +240,22 @@ func (b *builder) planServices(source podName, initial reach.World) {
 			nodes = append(nodes, b.facts.Pods[p.String()].Node)
 		}
 		for _, port := range servicePorts(svc) {
-			protocol := probeProtocol(port.Protocol)
-			destination := "service:" + serviceKey(*svc)
-			b.attempts = append(b.attempts, attempt{
+			b.plan(attempt{
 				Planned: Planned{
-					ID:          fmt.Sprintf("%s>%s:%s/%d", source, destination, protocol, port.Port),
-					Source:      source.String(),
-					Destination: destination,
+					Destination: "service:" + serviceKey(*svc),
 					Kind:        ClusterIP,
-					Protocol:    protocol,
+					Protocol:    probeProtocol(port.Protocol),
 					Port:        port.Port,
-					Address:     netip.AddrPortFrom(b.facts.Services[serviceKey(*svc)], port.Port),
 					Responders:  podStrings(backends),
 					SameNode:    b.sameNode(source, nodes...),
 				},
 				source: source, service: svc, target: port, protocol: port.Protocol,
-			})
+			}, b.facts.Services[serviceKey(*svc)], port.Port)
 		}
 	}
 }
 
-func (b *builder) planLookups(source podName) {
+func (b *builder) planLookups(source origin) {
 	domain := cmp.Or(b.facts.ClusterDomain, defaultClusterDomain)
 	var nodes []string
 	for _, p := range b.facts.Resolver.Pods {
@@ -236,52 +266,81 @@ func (b *builder) planLookups(source podName) {
 		if !svc.Lookup {
 			continue
 		}
-		answers := []netip.Addr{b.facts.Services[serviceKey(*svc)]}
-		if svc.Headless() {
-			answers = b.firstAnswers[serviceKey(*svc)]
-		}
 		destination := fmt.Sprintf("dns:%s.%s", svc.Name, svc.Namespace)
-		b.attempts = append(b.attempts, attempt{
-			Planned: Planned{
-				ID:          source.String() + ">" + destination,
-				Source:      source.String(),
-				Destination: destination,
-				Kind:        Lookup,
-				Protocol:    probes.DNS,
-				// The final dot keeps the pod's search list out of it: one name, one question.
-				Name:     fmt.Sprintf("%s.%s.svc.%s.", svc.Name, b.names.namespace(svc.Namespace), strings.TrimSuffix(domain, ".")),
-				Answers:  answers,
-				SameNode: b.sameNode(source, nodes...),
-			},
-			source: source, service: svc, port: resolverPort, protocol: corev1.ProtocolUDP,
-		})
+		for _, family := range b.families() {
+			answers, lacking := b.answers(svc, family)
+			b.attempts = append(b.attempts, attempt{
+				Planned: Planned{
+					ID:          source.name + ">" + destination + records(family),
+					Source:      source.name,
+					Destination: destination,
+					Kind:        Lookup,
+					Protocol:    probes.DNS,
+					Family:      family,
+					// The final dot keeps the pod's search list out of it: one name, one question.
+					Name:     fmt.Sprintf("%s.%s.svc.%s.", svc.Name, b.names.namespace(svc.Namespace), strings.TrimSuffix(domain, ".")),
+					Answers:  answers,
+					SameNode: b.sameNode(source, nodes...),
+					Lacking:  lacking,
+				},
+				source: source, service: svc, port: resolverPort, protocol: corev1.ProtocolUDP,
+			})
+		}
 	}
 }
 
-// rememberAnswers notes what headless Services resolve to before the first step.
+// answers are the addresses that a lookup must return, or why there are none of the family.
+func (b *builder) answers(svc *scenarios.Service, family probes.Family) (answers []netip.Addr, lacking string) {
+	first := b.firstAnswers[serviceKey(*svc)]
+	if svc.Headless() {
+		for _, pod := range first {
+			if a := pick(pod.Addresses(), family); a.IsValid() {
+				answers = append(answers, a)
+			}
+		}
+		if len(first) == 0 {
+			return nil, ""
+		}
+	} else if a := pick(b.facts.Services[serviceKey(*svc)], family); a.IsValid() {
+		answers = append(answers, a)
+	}
+	if len(answers) == 0 {
+		return nil, fmt.Sprintf("the cluster gave Service %s no %s address", serviceKey(*svc), family)
+	}
+	return answers, ""
+}
+
+// rememberAnswers notes whom headless Services resolve to before the first step.
 func (b *builder) rememberAnswers() {
-	b.firstAnswers = map[string][]netip.Addr{}
+	b.firstAnswers = map[string][]PodFacts{}
 	initial := b.initialWorld()
 	for i := range b.scenario.World.Services {
 		svc := &b.scenario.World.Services[i]
-		for _, pod := range b.backends(initial, svc) {
-			b.firstAnswers[serviceKey(*svc)] = append(b.firstAnswers[serviceKey(*svc)], b.facts.Pods[pod.String()].IP)
-		}
+		b.firstAnswers[serviceKey(*svc)] = b.behind(initial, svc)
 	}
+}
+
+// behind are the facts of the pods behind a Service in the world w.
+func (b *builder) behind(w reach.World, svc *scenarios.Service) []PodFacts {
+	var out []PodFacts
+	for _, pod := range b.backends(w, svc) {
+		out = append(out, b.facts.Pods[pod.String()])
+	}
+	return out
 }
 
 // sameNode tells whether source shares its node with all of nodes; an unknown node is shared by nobody.
-func (b *builder) sameNode(source podName, nodes ...string) bool {
-	own := b.facts.Pods[source.String()].Node
+func (b *builder) sameNode(source origin, nodes ...string) bool {
+	own := b.facts.Pods[source.name].Node
 	return own != "" && len(nodes) > 0 && !slices.ContainsFunc(nodes, func(n string) bool { return n != own })
 }
 
-// listening is what a pod listens on, defaults filled in, in the order of the plan.
-func listening(p scenarios.Pod) []scenarios.Port {
-	if len(p.Ports) == 0 {
+// listening is what a pod or a host outside listens on, defaults filled in, in the order of the plan.
+func listening(written []scenarios.Port) []scenarios.Port {
+	if len(written) == 0 {
 		return []scenarios.Port{{Port: defaultPort, Protocol: corev1.ProtocolTCP}}
 	}
-	ports := slices.Clone(p.Ports)
+	ports := slices.Clone(written)
 	for i := range ports {
 		ports[i].Protocol = cmp.Or(ports[i].Protocol, corev1.ProtocolTCP)
 	}

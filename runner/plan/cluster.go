@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,10 +19,7 @@ const maxObjectName = 253
 
 // putCluster brings one ClusterNetworkPolicy into effect.
 func (b *builder) putCluster(st *state, field string, p scenarios.ClusterPolicy) (Change, bool) {
-	spec, err := scenarios.SubstituteCluster(p.Spec, func(pod string) (netip.Addr, bool) {
-		facts, ok := b.facts.Pods[pod]
-		return facts.IP, ok
-	})
+	spec, err := scenarios.SubstituteCluster(p.Spec, b.address)
 	if err != nil {
 		b.faultf("%s: %w", field, err)
 		return Change{}, false

@@ -2,7 +2,7 @@ package plan
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/gapproof/gapproof/probes"
@@ -10,30 +10,27 @@ import (
 )
 
 // planEchoes adds an echo from source to every other pod, where the world asks for ICMP. A pod's echo to itself shows nothing.
-func (b *builder) planEchoes(source podName) {
+func (b *builder) planEchoes(source origin) {
 	if !b.scenario.World.Reach.ICMP {
 		return
 	}
 	for _, ns := range b.scenario.World.Namespaces {
 		for _, pod := range ns.Pods {
 			to := podName{ns.Name, pod.Name}
-			if to == source {
+			if to == source.pod {
 				continue
 			}
 			facts := b.facts.Pods[to.String()]
-			b.attempts = append(b.attempts, attempt{
+			b.plan(attempt{
 				Planned: Planned{
-					ID:          fmt.Sprintf("%s>%s:%s", source, to, probes.ICMP),
-					Source:      source.String(),
 					Destination: to.String(),
 					Kind:        PodIP,
 					Protocol:    probes.ICMP,
-					Address:     netip.AddrPortFrom(facts.IP, 0),
 					Responders:  []string{to.String()},
 					SameNode:    b.sameNode(source, facts.Node),
 				},
 				source: source, pod: to,
-			})
+			}, facts.Addresses(), 0)
 		}
 	}
 }
@@ -45,10 +42,12 @@ func deriveEcho(engine *reach.Engine, source, destination reach.Endpoint, p *Pro
 		return err
 	}
 	p.Derived = d
-	if d.Verdict == reach.Unknown && p.Intended == reach.Unknown {
+	if d.Verdict == reach.Unknown && (p.Intended == reach.Unknown || strings.HasSuffix(p.IntendedBy, exhaustiveField)) {
 		var policies []string
-		for _, r := range append(d.Egress.Isolating, d.Ingress.Isolating...) {
-			policies = append(policies, r.Policy)
+		for _, r := range slices.Concat(d.Egress.Isolating, d.Ingress.Isolating) {
+			if !slices.Contains(policies, r.Policy) {
+				policies = append(policies, r.Policy)
+			}
 		}
 		p.Skip = fmt.Sprintf("%s isolates an end, and the API leaves open what happens to ICMP then (semantics note %s)", strings.Join(policies, " and "), reach.NoteICMP)
 	}

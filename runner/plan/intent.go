@@ -80,5 +80,6 @@ func (b *builder) asNamed(a attempt, w reach.World) scenarios.Attempt {
 		Destination: a.Destination,
 		Port:        port,
 		LoopsBack:   b.loopsBack(a, w),
+		Family:      apiFamily(a.Family),
 	}
 }

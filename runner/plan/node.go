@@ -1,10 +1,10 @@
 package plan
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
 )
@@ -23,28 +23,23 @@ func nodePortKey(s scenarios.Service, p scenarios.ServicePort) string {
 func (b *builder) nodeAt(place string) NodeFacts { return b.facts.Nodes[b.facts.Places[place]] }
 
 // planNodes plans the attempts of one source at nodes' addresses: on what hostNetwork pods there listen on, then on node ports.
-func (b *builder) planNodes(source podName, initial reach.World) {
+func (b *builder) planNodes(source origin, initial reach.World) {
 	for _, place := range b.scenario.World.Reach.Nodes {
 		node := b.facts.Places[place]
-		address := b.nodeAt(place).Addresses[0]
 		for _, name := range b.scenario.World.NodePods(place) {
 			written, _ := b.scenario.World.Pod(name)
-			for _, port := range listening(written) {
-				protocol := probeProtocol(port.Protocol)
-				b.attempts = append(b.attempts, attempt{
+			for _, port := range listening(written.Ports) {
+				b.plan(attempt{
 					Planned: Planned{
-						ID:          fmt.Sprintf("%s>node:%s:%s/%d", source, place, protocol, port.Port),
-						Source:      source.String(),
 						Destination: "node:" + place,
 						Kind:        NodeIP,
-						Protocol:    protocol,
+						Protocol:    probeProtocol(port.Protocol),
 						Port:        port.Port,
-						Address:     netip.AddrPortFrom(address, port.Port),
 						Responders:  []string{name},
 						SameNode:    b.sameNode(source, node),
 					},
 					source: source, pod: parsePod(name), port: port.Port, protocol: port.Protocol, place: place,
-				})
+				}, b.nodeAt(place).Addresses, port.Port)
 			}
 		}
 		for i := range b.scenario.World.Services {
@@ -56,28 +51,23 @@ func (b *builder) planNodes(source podName, initial reach.World) {
 	}
 }
 
-func (b *builder) planNodePorts(source podName, place string, svc *scenarios.Service, backends []podName) {
+func (b *builder) planNodePorts(source origin, place string, svc *scenarios.Service, backends []podName) {
 	nodes := []string{b.facts.Places[place]}
 	for _, p := range backends {
 		nodes = append(nodes, b.facts.Pods[p.String()].Node)
 	}
 	for _, port := range servicePorts(svc) {
-		protocol := probeProtocol(port.Protocol)
-		destination := "node:" + place + ":" + serviceKey(*svc)
-		b.attempts = append(b.attempts, attempt{
+		b.plan(attempt{
 			Planned: Planned{
-				ID:          fmt.Sprintf("%s>%s:%s/%d", source, destination, protocol, port.Port),
-				Source:      source.String(),
-				Destination: destination,
+				Destination: "node:" + place + ":" + serviceKey(*svc),
 				Kind:        NodePort,
-				Protocol:    protocol,
+				Protocol:    probeProtocol(port.Protocol),
 				Port:        port.Port,
-				Address:     netip.AddrPortFrom(b.nodeAt(place).Addresses[0], b.facts.NodePorts[nodePortKey(*svc, port)]),
 				Responders:  podStrings(backends),
 				SameNode:    b.sameNode(source, nodes...),
 			},
 			source: source, service: svc, target: port, protocol: port.Protocol, place: place,
-		})
+		}, b.nodeAt(place).Addresses, b.facts.NodePorts[nodePortKey(*svc, port)])
 	}
 }
 
@@ -144,7 +134,7 @@ func (b *builder) look(e engines, step Step, a attempt, source reach.Endpoint, t
 		v.egress, v.ingress = append(v.egress, as.Egress.Verdict), append(v.ingress, as.Ingress.Verdict)
 	}
 	if from.HostNetwork && from.Node != on.Node {
-		for _, address := range b.facts.Nodes[from.Node].Addresses {
+		for _, address := range b.nodeAddresses(from.Node, a) {
 			other := source
 			other.Addr = address
 			v.ingress = append(v.ingress, ask(e.node, other, to.Endpoint, to.port).Ingress.Verdict)
@@ -153,10 +143,12 @@ func (b *builder) look(e engines, step Step, a attempt, source reach.Endpoint, t
 	if a.Kind == NodePort {
 		node := b.facts.Places[a.place]
 		d.Notes = append(d.Notes, NoteNodePort)
-		before := ask(e.node, source, reach.Endpoint{Addr: a.Address.Addr()}, a.Address.Port())
-		v.egress = append(v.egress, before.Egress.Verdict)
+		if source.Pod != "" { // what an outside host sends is no policy's to see before it is translated
+			before := ask(e.node, source, reach.Endpoint{Addr: a.Address.Addr()}, a.Address.Port())
+			v.egress = append(v.egress, before.Egress.Verdict)
+		}
 		for _, name := range []string{node, from.Node} {
-			for _, address := range b.facts.Nodes[name].Addresses {
+			for _, address := range b.nodeAddresses(name, a) {
 				v.ingress = append(v.ingress, ask(e.node, reach.Endpoint{Addr: address}, to.Endpoint, to.port).Ingress.Verdict)
 			}
 		}
@@ -170,11 +162,20 @@ func (b *builder) look(e engines, step Step, a attempt, source reach.Endpoint, t
 	notes := d.Notes
 	switch {
 	case a.Kind == NodePort:
-		open = "the policies decide differently about the pod that calls a node port and about the node that passes the call on, and the API does not say which of them they see"
+		open = "the policies decide differently about whoever calls a node port and about the node that passes the call on, and the API does not say which of them they see"
 	default:
 		open = "the policies decide differently about a hostNetwork pod and about its node, and the API lets a CNI take it for either"
 	}
 	return reach.Decision{Notes: notes}, open, nil
+}
+
+// nodeAddresses are those of a node that packets of the attempt may carry: the ones of its family.
+func (b *builder) nodeAddresses(node string, a attempt) []netip.Addr {
+	family := familyOf(a.Address.Addr())
+	if a.Kind == Lookup { // the resolver is asked over the cluster's first family, whichever records are asked for
+		family = familyOf(b.facts.Pods[a.Source].IP)
+	}
+	return slices.DeleteFunc(slices.Clone(b.facts.Nodes[node].Addresses), func(address netip.Addr) bool { return familyOf(address) != family })
 }
 
 // podIn is a pod of w; the zero value where there is none, as for an address.
@@ -185,16 +186,18 @@ func (b *builder) podIn(w reach.World, e reach.Endpoint) reach.Pod {
 	return reach.Pod{}
 }
 
-// endpoint is a pod of the scenario by its name in the cluster.
-func (b *builder) endpoint(p podName) reach.Endpoint {
-	return reach.Endpoint{Namespace: b.names.namespace(p.namespace), Pod: p.name}
+// endpoint is a pod of the scenario by its name in the cluster, at its address of the family.
+func (b *builder) endpoint(p podName, f probes.Family) reach.Endpoint {
+	e := reach.Endpoint{Namespace: b.names.namespace(p.namespace), Pod: p.name}
+	if f != probes.FamilyUnknown { // else the engine takes the first
+		e.Addr = pick(b.addresses(p.String()), f)
+	}
+	return e
 }
 
 // answersChanged tells whether the name of a headless Service leads elsewhere than before the first step, or to pods made again since.
 func (b *builder) answersChanged(w reach.World, a attempt) bool {
-	var now []netip.Addr
-	for _, pod := range b.backends(w, a.service) {
-		now = append(now, b.facts.Pods[pod.String()].IP)
-	}
-	return !slices.Equal(b.firstAnswers[serviceKey(*a.service)], now)
+	return !slices.EqualFunc(b.firstAnswers[serviceKey(*a.service)], b.behind(w, a.service), func(x, y PodFacts) bool {
+		return slices.Equal(x.Addresses(), y.Addresses())
+	})
 }

@@ -38,20 +38,30 @@ func (b *builder) promises(step Step, path string, expect *scenarios.Expect, exp
 
 // derive fills Derived, Backends and Skip of the promise p for the attempt a.
 func (b *builder) derive(engine engines, step Step, a attempt, p *Promise) error {
-	source := b.endpoint(a.source)
-	var destinations []target
-	for _, end := range []podName{a.source, a.pod} {
+	if a.Lacking != "" {
+		p.Skip = a.Lacking
+		return nil
+	}
+	for _, end := range []podName{a.source.pod, a.pod} {
 		if !b.there(step.World, end) {
 			p.Skip = fmt.Sprintf("%s is not there after this step", end)
 			return nil
 		}
 	}
+	source := b.from(a)
+	var destinations []target
 	switch a.Kind {
 	case PodIP, NodeIP:
 		if a.Protocol == probes.ICMP {
-			return deriveEcho(engine.node, source, b.endpoint(a.pod), p)
+			return deriveEcho(engine.node, source, b.endpoint(a.pod, a.Family), p)
 		}
-		destinations = append(destinations, target{b.endpoint(a.pod), a.port})
+		destinations = append(destinations, target{b.endpoint(a.pod, a.Family), a.port})
+	case OutsideIP:
+		to := b.outsideEnd(a.Destination, a.Family)
+		if a.Protocol == probes.ICMP {
+			return deriveEcho(engine.node, source, to, p)
+		}
+		destinations = append(destinations, target{to, a.port})
 	case ClusterIP, NodePort:
 		backends := b.backends(step.World, a.service)
 		if names := podStrings(backends); !slices.Equal(names, a.Responders) {
@@ -68,9 +78,10 @@ func (b *builder) derive(engine engines, step Step, a attempt, p *Promise) error
 				p.Skip = fmt.Sprintf("%s stands behind Service %s but does not listen on %s/%s", pod, serviceKey(*a.service), a.protocol, a.target.TargetPort.String())
 				return nil
 			}
-			destinations = append(destinations, target{b.endpoint(pod), port})
+			destinations = append(destinations, target{b.endpoint(pod, a.Family), port})
 		}
 	case Lookup:
+		source = b.endpoint(a.source.pod, probes.FamilyUnknown) // the resolver is asked over the cluster's first family
 		if a.service.Headless() && b.answersChanged(step.World, a) {
 			p.Skip = fmt.Sprintf("other pods stand behind the headless Service %s than at first, and a resolver may answer from its cache", serviceKey(*a.service))
 			return nil

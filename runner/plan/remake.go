@@ -46,7 +46,7 @@ func (b *builder) remake(st *state, w scenarios.Step, index int) []Change {
 	for _, pod := range made {
 		facts := b.facts.Pods[pod.String()]
 		n := worldIndex(st.world, b.names.namespace(pod.namespace), pod.name)
-		st.world.Pods[n].IPs, st.world.Pods[n].Node = []netip.Addr{facts.IP}, facts.Node
+		st.world.Pods[n].IPs, st.world.Pods[n].Node = facts.Addresses(), facts.Node
 	}
 	return changes
 }
@@ -68,24 +68,29 @@ func (b *builder) after(index int, w scenarios.Step, made []podName) Facts {
 			}
 		}
 		if written, _ := b.scenario.World.Pod(pod.String()); f.Invented && !written.HostNetwork {
-			facts.IP = b.spare()
+			facts.IP = b.spare(&b.spares, spareAddresses)
+			for i := range facts.Others {
+				facts.Others = slices.Clone(facts.Others)
+				facts.Others[i] = b.spare(&b.spares6, spareAddresses6)
+			}
 		}
 		f.Pods[pod.String()] = facts
 	}
 	return f
 }
 
-// spareAddresses are for pods that are made again offline: what [Offline] leaves of the upper half of its range.
-var spareAddresses = netip.MustParsePrefix("198.19.192.0/18")
+// spareAddresses are for pods that are made again offline: what [Offline] leaves of its ranges.
+var (
+	spareAddresses  = netip.MustParsePrefix("198.19.192.0/18")
+	spareAddresses6 = netip.MustParsePrefix("2001:2:0:5::/64")
+)
 
-// spare invents the next address of a pod that is made again.
-func (b *builder) spare() netip.Addr {
-	if b.spares.prefix != spareAddresses {
-		b.spares.prefix = spareAddresses
-	}
-	a := b.spares.next()
-	if b.spares.fault != nil {
-		b.faultf("steps: inventing addresses of pods that are made again: %w", b.spares.fault)
+// spare invents the next address of a pod that is made again, out of the range.
+func (b *builder) spare(s *addresses, of netip.Prefix) netip.Addr {
+	s.prefix = of
+	a := s.next()
+	if s.fault != nil {
+		b.faultf("steps: inventing addresses of pods that are made again: %w", s.fault)
 	}
 	return a
 }

@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -141,10 +140,7 @@ func (b *builder) put(st *state, field string, p scenarios.Policy) (Change, bool
 		b.faultf("%s: policy %q is not in a namespace of the world", field, policyKey(p.Spec))
 		return Change{}, false
 	}
-	spec, err := scenarios.Substitute(p.Spec, func(pod string) (netip.Addr, bool) {
-		facts, ok := b.facts.Pods[pod]
-		return facts.IP, ok
-	})
+	spec, err := scenarios.Substitute(p.Spec, b.address)
 	if err != nil {
 		b.faultf("%s: %w", field, err)
 		return Change{}, false
@@ -254,9 +250,9 @@ func (b *builder) initialWorld() reach.World {
 			facts := b.facts.Pods[podName{ns.Name, pod.Name}.String()]
 			p := reach.Pod{
 				Namespace: name, Name: pod.Name, Labels: cloneLabels(pod.Labels),
-				IPs: []netip.Addr{facts.IP}, Node: facts.Node, HostNetwork: pod.HostNetwork,
+				IPs: facts.Addresses(), Node: facts.Node, HostNetwork: pod.HostNetwork,
 			}
-			for _, port := range listening(pod) {
+			for _, port := range listening(pod.Ports) {
 				p.Ports = append(p.Ports, reach.Port{Name: port.Name, Protocol: port.Protocol, Port: port.Port})
 			}
 			w.Pods = append(w.Pods, p)

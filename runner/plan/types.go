@@ -15,13 +15,15 @@ import (
 type Facts struct {
 	// Pods by "namespace/pod" as written in the scenario.
 	Pods map[string]PodFacts
-	// Services are ClusterIPs by "namespace/name" as written in the scenario; headless ones have none.
-	Services map[string]netip.Addr
+	// Services are ClusterIPs by "namespace/name" as written in the scenario, in the cluster's order; headless ones have none.
+	Services map[string][]netip.Addr
 	// NodePorts are the numbers of node ports, by Service and its own port: "namespace/name:TCP/80".
 	NodePorts map[string]uint16
 	// Nodes by their names, and Places the names of the nodes that the scenario calls "a", "b", ….
 	Nodes  map[string]NodeFacts
 	Places map[string]string
+	// Outside are the addresses of hosts outside the cluster, by "outside:NAME".
+	Outside map[string][]netip.Addr `json:",omitempty"`
 	// Resolver is the cluster's DNS: the pods behind its Service, with the labels of their namespace.
 	Resolver Resolver
 	// ClusterDomain is the DNS suffix, such as "cluster.local".
@@ -32,15 +34,21 @@ type Facts struct {
 	Invented bool
 }
 
-// PodFacts are one pod's address and node.
+// PodFacts are one pod's addresses and node.
 type PodFacts struct {
-	IP   netip.Addr
-	Node string
+	// IP is the first address, which is of the cluster's first family; Others are those of further families.
+	IP     netip.Addr
+	Others []netip.Addr `json:",omitempty"`
+	Node   string
 }
+
+// Addresses are all of the pod's.
+func (p PodFacts) Addresses() []netip.Addr { return append([]netip.Addr{p.IP}, p.Others...) }
 
 // NodeFacts are a node's addresses.
 type NodeFacts struct {
-	// Addresses begin with the one that attempts go to; the others are those that its packets may carry as well, such as a tunnel's.
+	// Addresses begin, in each family, with the one that attempts go to; the others are those that its packets may carry as well, such as a
+	// tunnel's.
 	Addresses []netip.Addr
 }
 
@@ -66,9 +74,11 @@ const (
 	NodeIP
 	// NodePort goes to a node's address and a Service's node port; it is judged on the Service's backends.
 	NodePort
+	// OutsideIP goes to a host outside the cluster.
+	OutsideIP
 )
 
-var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup", "nodeIP", "nodePort"}
+var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup", "nodeIP", "nodePort", "outsideIP"}
 
 // String is the kind's name as reports print it.
 func (k Kind) String() string {
@@ -99,33 +109,51 @@ func (k *Kind) UnmarshalText(b []byte) error {
 // Planned is one attempt of a scenario, the same in every step.
 type Planned struct {
 	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>y/b:ICMP", "x/a>service:y/web:TCP/80", "x/a>dns:web.y",
-	// "x/a>node:b:TCP/8080", "x/a>node:b:y/web:TCP/80" (a node port is named by the Service's own port, since its number is the cluster's).
-	// `gapproof run FILE --attempt ID` repeats just this one.
+	// "x/a>node:b:TCP/8080", "x/a>node:b:y/web:TCP/80" (a node port is named by the Service's own port, since its number is the cluster's),
+	// "x/a>outside:h:TCP/80", "outside:h>x/a:TCP/80". Where the world asks for families, those over IPv6 are told by "TCP6/80", "ICMP6" and
+	// "x/a>dns:web.y:AAAA". `gapproof run FILE --attempt ID` repeats just this one.
 	ID string `json:"id"`
-	// Source is "namespace/pod"; Destination is "namespace/pod", "service:namespace/name", "node:place", "node:place:namespace/name" or
-	// "dns:name.namespace", all as written in the scenario.
+	// Source is "namespace/pod" or "outside:NAME"; Destination is one of these, "service:namespace/name", "node:place",
+	// "node:place:namespace/name" or "dns:name.namespace", all as written in the scenario.
 	Source      string          `json:"source"`
 	Destination string          `json:"destination"`
 	Kind        Kind            `json:"kind"`
 	Protocol    probes.Protocol `json:"protocol"`
-	Port        uint16          `json:"port,omitempty"`
+	// Family is set where the world asks for families; a lookup's is that of the records. Else it is the cluster's first one.
+	Family probes.Family `json:"family,omitzero"`
+	Port   uint16        `json:"port,omitempty"`
 	// Address is where the packet is sent; invalid for Lookup, where Name is the fully qualified name.
 	Address netip.AddrPort `json:"address,omitzero"`
 	Name    string         `json:"name,omitempty"`
-	// Responders are the identities ("namespace/pod" as in the scenario) that may answer: the pod, or every backend the Service
-	// has before the first step.
+	// Responders are the identities (pods and hosts outside as in the scenario) that may answer: the destination, or every backend the
+	// Service has before the first step.
 	Responders []string `json:"responders,omitempty"`
 	// Answers are the addresses a Lookup must return: the Service's, or for a headless one all its pods'.
 	Answers []netip.Addr `json:"answers,omitempty"`
 	// SameNode tells whether source and destination share a node; for Services: all backends do.
 	SameNode bool `json:"sameNode"`
+	// Lacking says why the attempt is not made at all: an end has no address of the family. Address and Answers are empty then.
+	Lacking string `json:"lacking,omitempty"`
 }
 
 // Self tells whether the attempt stays inside one pod.
 func (p Planned) Self() bool { return p.Kind == PodIP && p.Source == p.Destination }
 
+// FromOutside tells whether a host outside the cluster makes the attempt.
+func (p Planned) FromOutside() bool { return scenarios.IsOutside(p.Source) }
+
+// Notation is protocol and port as IDs and reports have them: "TCP/80", "UDP6/53" over IPv6, "ICMP", and "DNS" for a lookup.
+func (p Planned) Notation() string {
+	text := notation(p.Protocol, p.Family)
+	if p.Protocol != probes.DNS && p.Port != 0 {
+		text += fmt.Sprintf("/%d", p.Port)
+	}
+	return text
+}
+
 // Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
-// world writes them; destinations likewise, pods before echoes to them before Services before nodes before lookups; TCP before UDP before SCTP.
+// world writes them, pods before hosts outside; destinations likewise, pods before echoes to them before Services before nodes before hosts
+// outside before lookups; TCP before UDP before SCTP; IPv4 before IPv6.
 type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`

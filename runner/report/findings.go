@@ -161,7 +161,7 @@ func (p *page) finding(number int, f finding) {
 func (p *page) attempt(j compare.Judgement) string {
 	words := j.Attempt.Source + p.sym.arrow + j.Attempt.Destination
 	if j.Attempt.Kind != plan.Lookup {
-		words += " " + portName(j.Attempt)
+		words += " " + j.Attempt.Notation()
 	}
 	return p.clean(words)
 }

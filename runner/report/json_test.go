@@ -136,6 +136,7 @@ func full(t *testing.T) *report.Report {
 	j := &r.Scenarios[1].Steps[0].Judgements[0]
 	j.Promise.Backends = []string{"x/a"}
 	j.Promise.Skip = "no reason"
+	j.Attempt.Family, j.Attempt.Lacking = probes.IPv6, "the cluster gave x/a no IPv6 address"
 	j.Facts.Attempt.SourcePort = 40000
 	j.Facts.Outcome.Local = netip.MustParseAddrPort("198.18.0.1:40000")
 	j.Facts.Outcome.Remote = netip.MustParseAddrPort("198.18.0.2:80")

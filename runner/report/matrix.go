@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
@@ -44,7 +43,7 @@ func newMatrix(judgements []compare.Judgement) matrix {
 			n = len(m.columns)
 			m.columns = append(m.columns, newColumn(a))
 		}
-		port := portName(a)
+		port := a.Notation()
 		if !slices.Contains(m.columns[n].ports, port) {
 			m.columns[n].ports = append(m.columns[n].ports, port)
 		}
@@ -59,7 +58,7 @@ func newColumn(a plan.Planned) column {
 	case plan.ClusterIP:
 		namespace, name, _ := strings.Cut(strings.TrimPrefix(a.Destination, "service:"), "/")
 		c.above, c.name = namespace, "svc:"+name
-	case plan.NodeIP:
+	case plan.NodeIP, plan.OutsideIP:
 		c.name = a.Destination
 	case plan.NodePort:
 		rest := strings.TrimPrefix(a.Destination, "node:")
@@ -73,14 +72,6 @@ func newColumn(a plan.Planned) column {
 		c.above, c.name, _ = strings.Cut(a.Destination, "/")
 	}
 	return c
-}
-
-// portName is "TCP/80"; a lookup has none and is "DNS".
-func portName(a plan.Planned) string {
-	if a.Protocol == probes.DNS || a.Port == 0 {
-		return a.Protocol.String()
-	}
-	return fmt.Sprintf("%s/%d", a.Protocol, a.Port)
 }
 
 // mark is the glyph of one judgement.

@@ -46,18 +46,21 @@ type beacons struct {
 	world     World
 	names     []string // one per node
 	phase     map[uint16]int
+	// everyFamily: asked at each of their addresses, not only at the first.
+	everyFamily bool
 }
 
 var phases = [2]string{"even", "odd"}
 
 // lightBeacons brings up the beacon world and waits until the first phase shows on every node.
-func (s *Suite) lightBeacons(ctx context.Context) (*beacons, error) {
+func (s *Suite) lightBeacons(ctx context.Context, everyFamily bool) (*beacons, error) {
 	started := time.Now()
 	nodes, err := s.worlds.Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b := &beacons{namespace: "gapproof-beacon-" + s.o.Run, limit: s.o.Enforce, phase: map[uint16]int{policyPort: 1, podPort: 0, namespacePort: 0}}
+	b := &beacons{namespace: "gapproof-beacon-" + s.o.Run, limit: s.o.Enforce, everyFamily: everyFamily,
+		phase: map[uint16]int{policyPort: 1, podPort: 0, namespacePort: 0}}
 	ns := scenarios.Namespace{Name: b.namespace, Labels: map[string]string{phaseLabel: phases[0]}}
 	ns.Pods = append(ns.Pods, scenarios.Pod{
 		Name: beaconSource, Labels: map[string]string{phaseLabel: phases[0]},
@@ -118,11 +121,24 @@ func (b *beacons) flip(ctx context.Context, policies Policies, how toggles) (tim
 		for _, port := range toggled {
 			lit := port + uint16(b.phase[port])
 			dark := port + uint16(1-b.phase[port])
-			ip := facts.Pods[name].IP
-			open[fmt.Sprintf("%s:%d", name, port)] = pair{netip.AddrPortFrom(ip, lit), netip.AddrPortFrom(ip, dark)}
+			ips := facts.Pods[name].Addresses()
+			if !b.everyFamily {
+				ips = ips[:1]
+			}
+			for _, ip := range ips {
+				open[fmt.Sprintf("%s:%d", name, port)+ofFamily(ip)] = pair{netip.AddrPortFrom(ip, lit), netip.AddrPortFrom(ip, dark)}
+			}
 		}
 	}
 	return b.await(ctx, open)
+}
+
+// ofFamily tells a beacon's pair over IPv6 from the one over IPv4.
+func ofFamily(a netip.Addr) string {
+	if a.Is4() {
+		return ""
+	}
+	return " over IPv6"
 }
 
 // await asks every pair again and again until, in one batch, its lit port answered and its dark port did not: a fresh endpoint that

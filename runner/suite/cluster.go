@@ -3,6 +3,8 @@ package suite
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
@@ -12,28 +14,33 @@ import (
 // sift parts the scenarios that can be carried out from those for which the cluster lacks something. The cluster is asked once, and only
 // when a scenario needs it.
 func (s *Suite) sift(ctx context.Context, all []*scenarios.Scenario) (able []*scenarios.Scenario, skipped []report.Scenario, _ error) {
-	var reason string
+	var unserved string
 	asked := false
+	count := map[string]int{}
 	for _, sc := range all {
-		if !hasClusterPolicies(sc) {
-			able = append(able, sc)
-			continue
-		}
-		if !asked {
+		if hasClusterPolicies(sc) && !asked {
 			asked = true
 			var err error
-			if reason, err = s.missing(ctx); err != nil {
+			if unserved, err = s.missing(ctx); err != nil {
 				return nil, nil, fmt.Errorf("finding out what %s can be run on: %w", sc.Metadata.Name, err)
 			}
+		}
+		reason := ""
+		switch {
+		case hasClusterPolicies(sc) && unserved != "":
+			reason = unserved
+		case len(sc.World.Reach.Outside) > 0:
+			reason = s.o.NoOutside
 		}
 		if reason == "" {
 			able = append(able, sc)
 			continue
 		}
+		count[reason]++
 		skipped = append(skipped, report.Scenario{Name: sc.Metadata.Name, Title: sc.Metadata.Title, File: sc.File, Skipped: reason})
 	}
-	if len(skipped) > 0 {
-		s.o.Log.Info("scenarios skipped", "scenarios", len(skipped), "reason", reason)
+	for _, reason := range slices.Sorted(maps.Keys(count)) {
+		s.o.Log.Info("scenarios skipped", "scenarios", count[reason], "reason", reason)
 	}
 	return able, skipped, nil
 }

@@ -44,7 +44,9 @@ type memory struct {
 	worlds    []*memoryWorld
 	states    []state // by time of acceptance, oldest first
 	nextIP    int
-	ups       int
+	// dual gives every pod an address of IPv6 besides.
+	dual bool
+	ups  int
 }
 
 // state is what the API server held from accepted on.
@@ -176,12 +178,18 @@ func (m *memory) Up(_ context.Context, w scenarios.World, _ Role) (World, error)
 	defer m.mu.Unlock()
 	m.ups++
 	world := &memoryWorld{m: m, agents: map[string]*memoryAgent{}, written: w,
-		facts: plan.Facts{Pods: map[string]plan.PodFacts{}, Services: map[string]netip.Addr{}, ClusterDomain: "cluster.local"}}
+		facts: plan.Facts{Pods: map[string]plan.PodFacts{}, Services: map[string][]netip.Addr{}, ClusterDomain: "cluster.local"}}
 	for _, ns := range w.Namespaces {
 		world.now.Namespaces = append(world.now.Namespaces, reach.Namespace{Name: ns.Name, Labels: maps.Clone(ns.Labels)})
 		for _, p := range ns.Pods {
 			world.add(ns.Name+"/"+p.Name, maps.Clone(p.Labels))
 		}
+	}
+	for _, host := range w.Reach.Outside {
+		name := scenarios.Outside(host.Name)
+		m.nextIP++
+		world.facts.Outside = map[string][]netip.Addr{name: {netip.AddrFrom4([4]byte{203, 0, 113, byte(m.nextIP)})}}
+		world.agents[name] = &memoryAgent{m: m, name: name}
 	}
 	m.worlds = append(m.worlds, world)
 	m.accept()
@@ -286,6 +294,11 @@ func (w *memoryWorld) add(name string, labels map[string]string) {
 	w.now.Pods = append(w.now.Pods, pod)
 	w.facts.Pods = maps.Clone(w.facts.Pods)
 	w.facts.Pods[name] = plan.PodFacts{IP: ip, Node: "node-1"}
+	if w.m.dual {
+		six := netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(w.m.nextIP >> 8), 15: byte(w.m.nextIP)})
+		w.now.Pods[len(w.now.Pods)-1].IPs = []netip.Addr{ip, six}
+		w.facts.Pods[name] = plan.PodFacts{IP: ip, Others: []netip.Addr{six}, Node: "node-1"}
+	}
 	w.agents[name] = &memoryAgent{m: w.m, name: name}
 }
 
@@ -318,7 +331,7 @@ func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each f
 		to, allowed := a.m.decide(a.name, at)
 		short := make(chan struct{})
 		a.m.cuts[at.Token] = short
-		a.m.packets = append(a.m.packets, packet{a.name, at.Protocol, at.SourcePort, allowed, time.Now()})
+		a.m.packets = append(a.m.packets, packet{a.name, at.Protocol, at.SourcePort, at.Destination, allowed, time.Now()})
 		a.m.mu.Unlock()
 		if allowed {
 			telling.Lock()
@@ -363,17 +376,16 @@ func (a *memoryAgent) Cut(_ context.Context, tokens []probes.Token) error {
 func (m *memory) decide(source string, at probes.Attempt) (string, bool) {
 	for _, w := range m.worlds {
 		for _, p := range w.now.Pods {
-			if p.IPs[0] != at.Destination.Addr() {
+			if !slices.Contains(p.IPs, at.Destination.Addr()) {
 				continue
 			}
 			to := p.Namespace + "/" + p.Name
 			if m.dead(to) {
 				return to, false
 			}
-			ns, pod, _ := strings.Cut(source, "/")
 			q := reach.Query{
-				Source:      reach.Endpoint{Namespace: ns, Pod: pod},
-				Destination: reach.Endpoint{Namespace: p.Namespace, Pod: p.Name},
+				Source:      m.endpoint(source, at.Destination.Addr()),
+				Destination: reach.Endpoint{Namespace: p.Namespace, Pod: p.Name, Addr: at.Destination.Addr()},
 				Protocol:    "TCP", Port: at.Destination.Port(),
 			}
 			if at.Protocol == probes.UDP {
@@ -386,8 +398,31 @@ func (m *memory) decide(source string, at probes.Attempt) (string, bool) {
 			}
 			return to, out.Egress.Verdict == reach.Allow && in.Ingress.Verdict == reach.Allow
 		}
+		for to, addresses := range w.facts.Outside {
+			if !slices.Contains(addresses, at.Destination.Addr()) {
+				continue
+			}
+			d, err := m.enforced(source).Decide(reach.Query{
+				Source: m.endpoint(source, at.Destination.Addr()), Destination: reach.Endpoint{Addr: at.Destination.Addr()}, Protocol: "TCP", Port: at.Destination.Port(),
+			})
+			return to, err != nil || d.Verdict == reach.Allow
+		}
 	}
 	return "", false
+}
+
+// endpoint is the source of an attempt at the address to. The caller holds mu.
+func (m *memory) endpoint(source string, to netip.Addr) reach.Endpoint {
+	var e reach.Endpoint
+	if !scenarios.IsOutside(source) {
+		e.Namespace, e.Pod, _ = strings.Cut(source, "/")
+	}
+	for _, a := range m.ips(source) {
+		if a.Is4() == to.Is4() {
+			e.Addr = a
+		}
+	}
+	return e
 }
 
 func (a *memoryAgent) Arrivals(context.Context, []probes.Token) ([]probes.Arrival, error) {
@@ -417,6 +452,7 @@ type packet struct {
 	pod      string
 	protocol probes.Protocol
 	port     uint16
+	to       netip.AddrPort
 	passed   bool
 	at       time.Time
 }
@@ -494,11 +530,13 @@ func (w *memoryWitness) Sightings(_ context.Context, ids []string) ([]probes.Sig
 			return nil, fmt.Errorf("attempt %q is not watched", id)
 		}
 		for _, p := range w.m.packets {
-			if p.port != flow.Source.Port() || p.protocol != flow.Protocol || w.m.ip(p.pod) != flow.Source.Addr() {
+			if p.port != flow.Source.Port() || p.protocol != flow.Protocol || !slices.Contains(w.m.ips(p.pod), flow.Source.Addr()) {
 				continue
 			}
 			s := probes.Sighting{AttemptID: id, Packet: probes.Request, Point: probes.Left, Count: 1, Node: "node-1", Pod: p.pod}
-			seen = append(seen, s)
+			if !scenarios.IsOutside(p.pod) { // no witness sees a packet leave what is no pod
+				seen = append(seen, s)
+			}
 			switch {
 			case p.passed:
 				s.Point, s.Pod = probes.Reached, "somebody"
@@ -525,12 +563,15 @@ func (w *memoryWitness) Forget(_ context.Context, ids []string) error {
 	return nil
 }
 
-// ip is a pod's address. The caller holds mu.
-func (m *memory) ip(pod string) netip.Addr {
+// ips are the addresses of a pod or a host outside. The caller holds mu.
+func (m *memory) ips(name string) []netip.Addr {
 	for _, w := range m.worlds {
-		if facts, ok := w.facts.Pods[pod]; ok {
-			return facts.IP
+		if facts, ok := w.facts.Pods[name]; ok {
+			return facts.Addresses()
+		}
+		if addresses, ok := w.facts.Outside[name]; ok {
+			return addresses
 		}
 	}
-	return netip.Addr{}
+	return nil
 }

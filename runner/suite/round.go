@@ -23,7 +23,7 @@ const (
 	askLimit = 3 * time.Second
 )
 
-// round makes every attempt once and gathers its facts. It fails only when ctx ends: whatever an agent does not tell is
+// round makes every attempt once, but for those that the cluster lacks an address for, and gathers its facts. It fails only when ctx ends: whatever an agent does not tell is
 // recorded as missing in the observation's control. Base and b, which may still be on their way then, are nil for a baseline. The durations are
 // how long each attempt took that was decided by a sighting.
 func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, []time.Duration, error) {
@@ -34,6 +34,12 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 		obs[i].Attempt = probes.Attempt{
 			ID: a.ID, Protocol: a.Protocol, Destination: a.Address, Name: a.Name,
 			Token: probes.NewToken(), Deadline: s.o.Deadline,
+		}
+		if a.Kind == plan.Lookup {
+			obs[i].Attempt.Family = a.Family
+		}
+		if a.Lacking != "" {
+			continue // there is no address to send it to
 		}
 		bySource[a.Source] = append(bySource[a.Source], i)
 		involved[a.Source] = true
@@ -229,6 +235,9 @@ func (s *Suite) baseline(ctx context.Context, world World, attempts []plan.Plann
 		missing := 0
 		for i, a := range attempts {
 			obs[i].Control.BaselineFault = compare.BaselineFault(obs[i], a)
+			if a.Lacking != "" {
+				continue // nobody can make it
+			}
 			if a.Protocol != probes.DNS && len(a.Responders) == 0 {
 				continue // nobody stands behind the Service: there is nothing to wait for
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/gapproof/gapproof/scenarios"
 )
 
-// Agent is one pod's agent. An error of any method means that this answer is missing, never that traffic was denied.
+// Agent is the agent of one pod or outside host. An error of any method means that this answer is missing, never that traffic was denied.
 type Agent interface {
 	// Run makes the attempts and calls each, from one goroutine at a time, for every outcome that came back before an error.
 	Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error
@@ -33,7 +34,7 @@ type Agent interface {
 // World is a world made real.
 type World interface {
 	Facts() plan.Facts
-	// Agent returns the agent of "namespace/pod" as in the scenario; nil when the world has no such pod.
+	// Agent returns the agent of "namespace/pod" or of "outside:NAME" as in the scenario; nil when the world has no such pod or host.
 	Agent(name string) Agent
 	// Relabel changes labels; Restore puts labels and pods back to what the scenario's world says.
 	Relabel(ctx context.Context, r plan.Relabel) error
@@ -145,6 +146,8 @@ type Options struct {
 	Replay func(file, attempt string) string
 	// Cluster changes ClusterNetworkPolicies. Default: none, so that scenarios which have any are skipped.
 	Cluster ClusterPolicies
+	// NoOutside says why worlds cannot have hosts outside the cluster; scenarios with any are skipped with it. Empty: they can.
+	NoOutside string
 	// Record keeps the evidence. Default: nobody does.
 	Record Recorder
 	// Witnesses of the run's nodes. Default: none, the run is unwitnessed.
@@ -227,7 +230,7 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 			removals.start(nil, func() error { return s.closeWitnesses(ctx) })
 		}
 	}()
-	beacons := s.startBeacons(ctx)
+	beacons := s.startBeacons(ctx, slices.ContainsFunc(all, func(sc *scenarios.Scenario) bool { return len(sc.World.Reach.Families) > 0 }))
 	defer func() {
 		if b, _ := beacons(); b != nil {
 			removals.start(nil, func() error { return s.close(ctx, "beacons", b.world) })
@@ -241,14 +244,15 @@ func (s *Suite) Run(ctx context.Context, all []*scenarios.Scenario) (_ *report.R
 	return rep, nil
 }
 
-// startBeacons lights the beacons beside whatever the caller does next; the function it returns waits for them.
-func (s *Suite) startBeacons(ctx context.Context) func() (*beacons, error) {
+// startBeacons lights the beacons beside whatever the caller does next; the function it returns waits for them. They show enforcement over
+// every family that the cluster has where some scenario attempts more than the first.
+func (s *Suite) startBeacons(ctx context.Context, everyFamily bool) func() (*beacons, error) {
 	done := make(chan struct{})
 	var b *beacons
 	var err error
 	go func() {
 		defer close(done)
-		b, err = s.lightBeacons(ctx)
+		b, err = s.lightBeacons(ctx, everyFamily)
 	}()
 	return func() (*beacons, error) {
 		<-done

@@ -212,7 +212,7 @@ func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Plan
 		if level == probes.Unwitnessed {
 			continue
 		}
-		protocol, source := a.Protocol, facts.Pods[a.Source].IP
+		protocol, source := a.Protocol, sourceOf(facts, a)
 		if protocol == probes.DNS {
 			protocol = probes.UDP // what a lookup is sent by
 		}
@@ -244,7 +244,10 @@ func (s *Suite) witnessesOf(facts plan.Facts, a plan.Planned) (probes.Level, []s
 	if outOfSight(facts, a) {
 		return probes.Unwitnessed, nil
 	}
-	nodes := []string{facts.Pods[a.Source].Node}
+	var nodes []string
+	if pod, ok := facts.Pods[a.Source]; ok { // what a host outside sends is first seen at its destination's node
+		nodes = append(nodes, pod.Node)
+	}
 	for _, r := range a.Responders {
 		if pod, ok := facts.Pods[r]; ok && !slices.Contains(nodes, pod.Node) {
 			nodes = append(nodes, pod.Node)
@@ -274,10 +277,26 @@ func (s *Suite) unwatched(facts plan.Facts, a plan.Planned) string {
 	return fmt.Sprintf("its way is watched at level %q only", level)
 }
 
+// sourceOf is the address that the attempt's packets leave their source with: of the family of the destination's, and a lookup's of the
+// cluster's first.
+func sourceOf(facts plan.Facts, a plan.Planned) netip.Addr {
+	addresses := facts.Outside[a.Source]
+	if pod, ok := facts.Pods[a.Source]; ok {
+		addresses = pod.Addresses()
+	}
+	n := slices.IndexFunc(addresses, func(own netip.Addr) bool {
+		return !a.Address.IsValid() || own.Is4() == a.Address.Addr().Is4()
+	})
+	if n < 0 {
+		return netip.Addr{}
+	}
+	return addresses[n]
+}
+
 // outOfSight tells whether packets of the attempt carry an address that is not the source pod's, as masqueraded calls to node ports do, or begin or
 // end in a node's own network namespace, which has no tap.
 func outOfSight(facts plan.Facts, a plan.Planned) bool {
-	if a.Kind == plan.NodePort {
+	if a.Kind == plan.NodePort || a.Lacking != "" {
 		return true
 	}
 	return slices.ContainsFunc(append([]string{a.Source}, a.Responders...), func(name string) bool {

@@ -29,7 +29,7 @@ func TestCatalogueIsLargeAndSortedByField(t *testing.T) {
 	if len(list) < atLeast {
 		t.Errorf("want at least %d scenarios, got %d", atLeast, len(list))
 	}
-	folders := []string{"clusterNetworkPolicy", "egress", "hosts", "ingress", "ipBlock", "namespaceSelector", "podSelector", "policyTypes", "ports", "services", "steps"}
+	folders := []string{"clusterNetworkPolicy", "egress", "families", "hosts", "ingress", "ipBlock", "namespaceSelector", "outside", "podSelector", "policyTypes", "ports", "services", "steps"}
 	for _, s := range list {
 		if folder := path.Dir(s.File); !slices.Contains(folders, folder) {
 			t.Errorf("%s: %s is no folder of the catalogue", s.File, folder)
@@ -95,22 +95,28 @@ func TestEveryScenarioStatesSomethingThatIsDenied(t *testing.T) {
 	}
 }
 
-// allowsEverything tells whether the intent allows every attempt between two pods.
+// allowsEverything tells whether the intent allows every attempt between two pods, and between a pod and a host outside.
 func allowsEverything(w scenarios.World, e *scenarios.Expect) bool {
-	for _, from := range w.Namespaces {
-		for _, source := range from.Pods {
-			for _, to := range w.Namespaces {
-				for _, destination := range to.Pods {
-					for _, port := range destination.Ports {
-						a := scenarios.Attempt{
-							Source:      from.Name + "/" + source.Name,
-							Destination: to.Name + "/" + destination.Name,
-							Port:        scenarios.FormatPort(port.Protocol, port.Port),
-						}
-						if a.Source != a.Destination && !slices.ContainsFunc(e.Allow, func(r scenarios.Rule) bool { return r.Names(a) }) {
-							return false
-						}
-					}
+	type end struct {
+		name  string
+		ports []scenarios.Port
+	}
+	var ends []end
+	for _, ns := range w.Namespaces {
+		for _, pod := range ns.Pods {
+			ends = append(ends, end{ns.Name + "/" + pod.Name, pod.Ports})
+		}
+	}
+	for _, host := range w.Reach.Outside {
+		ends = append(ends, end{scenarios.Outside(host.Name), host.Ports})
+	}
+	for _, from := range ends {
+		for _, to := range ends {
+			for _, port := range to.ports {
+				a := scenarios.Attempt{Source: from.name, Destination: to.name, Port: scenarios.FormatPort(port.Protocol, port.Port)}
+				between := from.name != to.name && !(scenarios.IsOutside(from.name) && scenarios.IsOutside(to.name))
+				if between && !slices.ContainsFunc(e.Allow, func(r scenarios.Rule) bool { return r.Names(a) }) {
+					return false
 				}
 			}
 		}

@@ -19,10 +19,11 @@ func (a *app) clean() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "clean",
 		Short: "Remove what runs left whose process was killed",
-		Long: `clean removes every namespace and every ClusterNetworkPolicy that carries a run's label. Runs clean up after themselves, also on
-Ctrl-C; this is for those that were killed.`,
+		Long: `clean removes every namespace, every ClusterNetworkPolicy and every host outside the cluster that carries a run's label. Runs
+clean up after themselves, also on Ctrl-C; this is for those that were killed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var hosts []string
 			path := t.kubeconfig
 			if path == "" && t.context == "" {
 				lab, err := cluster.Find(a.clustersDir(), t.cluster)
@@ -35,6 +36,9 @@ Ctrl-C; this is for those that were killed.`,
 					fmt.Fprintf(a.out, "unpaused node %s\n", node)
 				}
 				if err != nil {
+					return err
+				}
+				if hosts, err = cluster.CleanOutside(c.Context(), a.clustersDir(), t.cluster, id); err != nil {
 					return err
 				}
 			}
@@ -50,13 +54,16 @@ Ctrl-C; this is for those that were killed.`,
 			policies, fault := apply.CleanCluster(c.Context(), objects, at.Client.Discovery(), id)
 			namespaces, err := fixture.Clean(c.Context(), at.Client, id)
 			end()
+			for _, host := range hosts {
+				fmt.Fprintf(a.out, "removed %s\n", host)
+			}
 			for _, name := range policies {
 				fmt.Fprintf(a.out, "removed ClusterNetworkPolicy %s\n", name)
 			}
 			for _, name := range namespaces {
 				fmt.Fprintf(a.out, "removed namespace %s\n", name)
 			}
-			if err = errors.Join(fault, err); err == nil && len(policies)+len(namespaces) == 0 {
+			if err = errors.Join(fault, err); err == nil && len(hosts)+len(policies)+len(namespaces) == 0 {
 				fmt.Fprintln(a.out, "nothing to remove")
 			}
 			return err

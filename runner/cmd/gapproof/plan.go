@@ -153,6 +153,9 @@ func (a *app) dryRun(all []*scenarios.Scenario, o runOptions) error {
 		for _, svc := range s.World.Services {
 			fmt.Fprintf(a.out, "  service %s/%s\n", svc.Namespace, svc.Name)
 		}
+		for _, host := range s.World.Reach.Outside {
+			fmt.Fprintf(a.out, "  host outside the cluster: %s, in the lab alone\n", host.Name)
+		}
 		for _, step := range p.Steps {
 			for _, c := range step.Changes {
 				switch {

@@ -126,7 +126,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
-	seams := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
+	seams := a.seamsOf(at, o.target, run)
 	objects, err := dynamic.NewForConfig(at.Config)
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	applier := apply.New(at.Client, run)
 	s := suite.New(seams, applier, suite.Options{
 		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run), Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
-		Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
+		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
@@ -240,6 +240,17 @@ type place struct {
 	witness string
 	// prefix goes before every namespace; empty in the lab.
 	prefix string
+	// noOutside says why no host outside can be started; empty in the lab.
+	noOutside string
+}
+
+// seamsOf join a run to the place.
+func (a *app) seamsOf(at *place, t target, run string) *seams {
+	s := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
+	if at.noOutside == "" {
+		s.outside = outside{cluster: t.cluster, stateDir: a.clustersDir(), run: run, token: s.token}
+	}
+	return s
 }
 
 // connect loads the target and finds out which image and namespace prefix to use there.
@@ -275,6 +286,7 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 			p.images = append(p.images, p.witness)
 		}
 		p.prefix = "gapproof-" + run + "-"
+		p.noOutside = "hosts outside the cluster are containers on the lab's network, and this cluster is not the lab's"
 	}
 	var err error
 	p.Cluster, err = kube.Load(ctx, path, t.context)

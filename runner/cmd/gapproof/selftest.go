@@ -139,7 +139,7 @@ func (a *app) selfTestIdle(ctx context.Context, o selftestOptions) (wrong int, e
 	if err != nil {
 		return 0, err
 	}
-	s := &seams{cluster: at.Cluster, run: run, image: at.image, token: newToken(), log: a.log}
+	s := a.seamsOf(at, target{cluster: o.idle}, run)
 	idle, err := selftest.EnforcesNothing(ctx, s, apply.New(at.Client, run), all, suite.Options{
 		Run: run, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return replay(file, attempt, target{cluster: o.idle}) },

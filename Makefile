@@ -75,6 +75,7 @@ lint: ## gofmt, go vet, staticcheck
 unit: ## unit tests with the race detector (no cluster)
 	go test -race ./...
 	cd images/calico && go test ./start
+	cd images/helm && go test .
 	cd runner/race && go test -race ./...
 	cd runner/reach/differential && go test ./...
 	cd runner/reach/conformance && go test ./...
@@ -87,6 +88,14 @@ e2e: images ## tests on the real engine and on real clusters of their own
 	GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) GAPPROOF_LAB=$${XDG_CACHE_HOME:-$$HOME/.cache}/gapproof/lab \
 	  go test -count=1 -timeout 20m -run Live ./runner/cluster
 	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 30m -v ./...
+
+	@$(BIN) bundle create --cni all
+	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 20m -v -short -run TestEveryCatalogueScenarioHolds .
+
+.PHONY: e2e-cilium
+e2e-cilium: host ## every end-to-end test and the whole catalogue on Cilium
+	@$(BIN) bundle create --cni all
+	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 60m -v ./...
 
 .PHONY: test
 test: host testtools unit e2e ## everything CI runs

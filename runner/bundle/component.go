@@ -129,14 +129,39 @@ type Edit struct {
 	Replace string `yaml:"replace"`
 }
 
-// FileSpec is one file beside the images, taken from a module or from the component's own folder.
+// FileSpec is one file beside the images, taken from a module or from the component's own folder, or rendered from a chart.
 type FileSpec struct {
 	// Path is where it lies below the lab's files folder.
 	Path string `yaml:"path"`
-	// Module is a module required by the component's go.mod; From is the file inside it. An empty Module is the component's folder.
+	// Module is a module required by the component's go.mod; From is the file inside it, or with Chart the chart's folder. An empty
+	// Module is the component's folder.
+	Module string `yaml:"module"`
+	From   string `yaml:"from"`
+	// Chart has From rendered as a Helm chart; nil takes it as it is.
+	Chart *Chart `yaml:"chart"`
+}
+
+// Chart says how a Helm chart becomes a manifest. Rendering asks no cluster, and a chart that makes up keys is refused.
+type Chart struct {
+	// Name and Namespace are the release's.
+	Name      string `yaml:"name"`
+	Namespace string `yaml:"namespace"`
+	// KubeVersion is the Kubernetes that the chart is rendered for, such as "v1.37.2".
+	KubeVersion string `yaml:"kubeVersion"`
+	// Values is a file in the component's folder that is laid over the chart's own values. Empty means none.
+	Values string `yaml:"values"`
+	// Definitions are manifests ahead of the chart's, for custom resources whose definitions a controller would install.
+	Definitions []Definitions `yaml:"definitions"`
+}
+
+// Definitions is a manifest, or a folder of them, in a module required by the component's go.mod.
+type Definitions struct {
 	Module string `yaml:"module"`
 	From   string `yaml:"from"`
 }
+
+// chartRenderer is the binary that renders charts.
+const chartRenderer = "helm/render"
 
 // ReadComponents reads every folder of dir that holds a component.yaml, in build order. The error lists every fault of every
 // component, each with its file and field.
@@ -287,10 +312,36 @@ func validateComponents(components []*Component) []error {
 			if !filepath.IsLocal(filepath.FromSlash(f.From)) {
 				l.add(field+".from", "%q is not a path inside the module, or inside the folder where none is named", f.From)
 			}
+			if f.Chart != nil {
+				l.chart(f, field, binaries)
+			}
 		}
 		faults = append(faults, l.faults...)
 	}
 	return faults
+}
+
+func (l *faultList) chart(f FileSpec, field string, binaries map[string]string) {
+	if profile, ok := binaries[chartRenderer]; !ok || profile != "" {
+		l.add(field+".chart", "no component builds %q for every profile", chartRenderer)
+	}
+	if f.Module == "" {
+		l.add(field+".chart", "a chart is rendered from a module, and none is named")
+	}
+	c, field := f.Chart, field+".chart"
+	for _, required := range []struct{ name, value string }{{"name", c.Name}, {"namespace", c.Namespace}, {"kubeVersion", c.KubeVersion}} {
+		if required.value == "" {
+			l.add(field+"."+required.name, "is required")
+		}
+	}
+	if c.Values != "" && !filepath.IsLocal(filepath.FromSlash(c.Values)) {
+		l.add(field+".values", "%q is not a path inside the folder", c.Values)
+	}
+	for n, d := range c.Definitions {
+		if d.Module == "" || !filepath.IsLocal(filepath.FromSlash(d.From)) {
+			l.add(fmt.Sprintf("%s.definitions[%d]", field, n), "%q of module %q is not a path inside a module", d.From, d.Module)
+		}
+	}
 }
 
 func (l *faultList) builds(c *Component) {

@@ -39,7 +39,7 @@ func TestEveryShippedComponentIsValid(t *testing.T) {
 	}
 }
 
-func TestTheLabHasTheImagesThatKubeadmAndCalicoAskFor(t *testing.T) {
+func TestTheLabHasTheImagesThatKubeadmAndItsProfileAskFor(t *testing.T) {
 	components, err := ReadComponents("../../images")
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +137,7 @@ images:
       - {text: x, from: y, merge: {a: b}, to: /t}
 files:
   - {path: ../up, from: ../x}
+  - {path: c.yaml, from: chart, chart: {values: ../v, definitions: [{from: crds}]}}
 `,
 				"b/component.yaml": "profile: big\nbuilds: [{name: b, binaries: {extra: example.test/extra}}]\n",
 			},
@@ -162,6 +163,13 @@ files:
 				`a/component.yaml: images[3].contents[4].merge: belongs to run`,
 				`a/component.yaml: files[0].path: "../up" leaves the lab directory`,
 				`a/component.yaml: files[0].from: "../x" is not a path inside the module, or inside the folder where none is named`,
+				`a/component.yaml: files[1].chart: no component builds "helm/render" for every profile`,
+				`a/component.yaml: files[1].chart: a chart is rendered from a module, and none is named`,
+				`a/component.yaml: files[1].chart.name: is required`,
+				`a/component.yaml: files[1].chart.namespace: is required`,
+				`a/component.yaml: files[1].chart.kubeVersion: is required`,
+				`a/component.yaml: files[1].chart.values: "../v" is not a path inside the folder`,
+				`a/component.yaml: files[1].chart.definitions[0]: "crds" of module "" is not a path inside a module`,
 			},
 		},
 	} {

@@ -276,7 +276,10 @@ func (p *plan) binaryPath(ref string) (string, error) {
 
 // fileStep fetches a file beside the images from its module, or from the component's folder.
 func (p *plan) fileStep(ctx context.Context, c *Component, f FileSpec) (*step, error) {
-	if f.Module == "" {
+	switch {
+	case f.Chart != nil:
+		return p.chartStep(ctx, c, f)
+	case f.Module == "":
 		return p.ownFileStep(c, f)
 	}
 	version, sum, err := pinned(ctx, goProjectOf(c), f.Module)

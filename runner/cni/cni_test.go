@@ -173,7 +173,7 @@ podSubnet: {target: {apiVersion: v1, kind: ConfigMap, name: x}, env: X}
 apiServer: {apiVersion: v1, kind: Secret, name: x}
 ready: [{apiVersion: v1, kind: Pod, name: x}]
 `))
-	for _, want := range []string{"name: is required", "manifest: is required", "patches[0].target.apiVersion", "podSubnet.container", "apiServer: is Secret", "ready[0]: is Pod"} {
+	for _, want := range []string{"name: is required", "detected: is required", "manifest: is required", "patches[0].target.apiVersion", "podSubnet.container", "apiServer: is Secret", "ready[0]: is Pod"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q: %v", want, err)
 		}

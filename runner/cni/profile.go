@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"sort"
 	"strings"
@@ -22,6 +23,8 @@ const Default = "calico"
 type Profile struct {
 	// Name is the profile's folder below this package.
 	Name string `json:"name"`
+	// Detected is what [Detect] calls a cluster that has this CNI, whoever installed it.
+	Detected string `json:"detected"`
 	// Manifest is the path of the CNI's own manifest among the lab's locked files.
 	Manifest string `json:"manifest"`
 	// Patches are applied in order. Each must find its target in the manifest.
@@ -75,8 +78,31 @@ type IPv6 struct {
 	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
 }
 
-//go:embed */profile.yaml
+//go:embed */*.yaml
 var profiles embed.FS
+
+// knownFile is the file of a profile's folder that lists what the CNI is known to do otherwise than policies say. Not every folder has one.
+const knownFile = "known.yaml"
+
+// Known is the baseline of known differences, as package report decodes it, of the CNI that [Detect] calls detected. It is nil where there is
+// none, as for a CNI without a profile.
+func Known(detected string) ([]byte, error) {
+	for _, name := range Names() {
+		p, err := Find(name)
+		if err != nil {
+			return nil, err
+		}
+		if p.Detected != detected {
+			continue
+		}
+		raw, err := profiles.ReadFile(path.Join(name, knownFile))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return raw, err
+	}
+	return nil, nil
+}
 
 // Names lists the profiles, sorted.
 func Names() []string {
@@ -136,6 +162,7 @@ func decodeProfile(raw []byte) (Profile, error) {
 		}
 	}
 	require("name", p.Name)
+	require("detected", p.Detected)
 	require("manifest", p.Manifest)
 	changes("", p.Patches, p.PodSubnet)
 	if p.IPv6 != nil {

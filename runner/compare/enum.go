@@ -8,7 +8,7 @@ import (
 
 var (
 	evidenceNames = [...]string{"unknown", "delivered", "oneWay", "noListener", "rejected", "dropped", "silent", "wrongResponder", "lost", "unaccounted", "missing"}
-	resultNames   = [...]string{"unknown", "pass", "fail", "inconclusive", "skipped"}
+	resultNames   = [...]string{"unknown", "pass", "fail", "inconclusive", "skipped", "known"}
 	classNames    = [...]string{"none", "hole", "break"}
 )
 

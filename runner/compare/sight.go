@@ -131,7 +131,7 @@ func (s seen) died() bool { return s.Dropped > 0 && s.Arrived == 0 && s.Unaccoun
 // strange is the first drop that no policy makes; level tells whether a missing reason means that the kernel would not say why or could not.
 func (s seen) strange(level probes.Level) (Drop, bool) {
 	for _, d := range s.drops {
-		if !policyMakes(d.Reason) && (d.Reason != "" || level == probes.Full) {
+		if !policyMakes(d) && (d.Reason != "" || level == probes.Full) {
 			return d, true
 		}
 	}

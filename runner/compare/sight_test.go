@@ -116,8 +116,12 @@ func TestWhatTheKernelSawIsAProofOfItsOwn(t *testing.T) {
 		says     string
 	}{
 		{"a packet that was seen to die needs no outcome", far, observation(cut, full, left, dropped), compare.Dropped, reach.Deny, "NETFILTER_DROP on node n2 at cali1 (ingress)"},
-		{"on the source's own node it is egress", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_EGRESS"))), compare.Dropped, reach.Deny, "TC_EGRESS on node n1 (egress)"},
-		{"on a node of both ends the direction is not known", near, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_INGRESS"))), compare.Dropped, reach.Deny, "TC_INGRESS on node n1"},
+		{"on the source's own node it is egress", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_EGRESS"), at("lxc12"))), compare.Dropped, reach.Deny, "TC_EGRESS on node n1 at lxc12 (egress)"},
+		{"on a node of both ends the direction is not known", near, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_INGRESS"), at("lxc12"))), compare.Dropped, reach.Deny, "TC_INGRESS on node n1 at lxc12"},
+		{"a policy program sits where packets of other nodes come out", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, on("n2"), by("TC_INGRESS"), at("cilium_vxlan"))), compare.Dropped, reach.Deny, "at cilium_vxlan (ingress)"},
+		{"a filter on a node's own device is no CNI's", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_INGRESS"), at("eth0"))), compare.Lost, reach.Unknown, "TC_INGRESS on node n1 at eth0 (egress), which is no policy's doing"},
+		{"a filter on a device that nobody named is no CNI's", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("TC_EGRESS"))), compare.Lost, reach.Unknown, "which is no policy's doing"},
+		{"a filter inside the pod is the pod's own", far, observation(cut, full, left, sighting(probes.Request, probes.Dropped, in("x/a"), by("TC_EGRESS"), at("lxc12"))), compare.Lost, reach.Unknown, "which is no policy's doing"},
 		{"a deadline that passed changes nothing", far, observation(probes.TimedOut, full, left, dropped), compare.Dropped, reach.Deny, "NETFILTER_DROP"},
 		{"a drop proves nothing on a path that was never open", far, observation(cut, full, left, dropped, baselineFault), compare.Missing, reach.Unknown, "did not prove the path"},
 		{"a drop proves nothing of a pod that is going away", far, observation(cut, full, left, dropped, destinationFault), compare.Missing, reach.Unknown, "not proven alive"},

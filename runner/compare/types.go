@@ -55,6 +55,8 @@ const (
 	Fail
 	Inconclusive
 	Skipped
+	// Known is no judgement's result but that of many: nothing failed but what a baseline explains.
+	Known
 )
 
 // Class tells what kind of failure it is. The zero value is none.
@@ -71,13 +73,15 @@ const (
 
 // Judgement is the result for one attempt of one step, with the reason in words.
 type Judgement struct {
-	Attempt  plan.Planned       `json:"attempt"`
-	Promise  plan.Promise       `json:"promise"`
-	Observed Observed           `json:"observed"`
-	Result   Result             `json:"result"`
-	Class    Class              `json:"class,omitempty"`
-	Culprit  string             `json:"culprit,omitempty"` // "policy bug", "CNI bug or unconverged", "engine question"
-	Reason   string             `json:"reason"`
-	Replay   string             `json:"replay,omitempty"` // the command that repeats this attempt; filled for all but pass
-	Facts    probes.Observation `json:"observation"`
+	Attempt  plan.Planned `json:"attempt"`
+	Promise  plan.Promise `json:"promise"`
+	Observed Observed     `json:"observed"`
+	Result   Result       `json:"result"`
+	Class    Class        `json:"class,omitempty"`
+	Culprit  string       `json:"culprit,omitempty"` // "policy bug", "CNI bug or unconverged", "engine question"
+	Reason   string       `json:"reason"`
+	// Known is the reason, with a reference, of a failure that a baseline of known differences explains; such a failure is counted apart.
+	Known  string             `json:"known,omitempty"`
+	Replay string             `json:"replay,omitempty"` // the command that repeats this attempt; filled for all but pass
+	Facts  probes.Observation `json:"observation"`
 }

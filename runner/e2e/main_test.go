@@ -18,6 +18,9 @@ import (
 // clusterName is the tests' own cluster: a lab that somebody works with is never touched.
 const clusterName = "e2e"
 
+// cniVariable names the pod network of the tests' cluster. Unset is the lab's default.
+const cniVariable = "GAPPROOF_E2E_CNI"
+
 var live env.Environment
 
 func TestMain(m *testing.M) {
@@ -28,7 +31,11 @@ func TestMain(m *testing.M) {
 	}
 	live = env.New()
 	live.Setup(func(ctx context.Context, cfg *envconf.Config) (context.Context, error) {
-		if err := step(ctx, "up"); err != nil {
+		up := []string{"up"}
+		if name := os.Getenv(cniVariable); name != "" {
+			up = append(up, "--cni", name)
+		}
+		if err := step(ctx, up...); err != nil {
 			return ctx, err
 		}
 		out, err := exec.CommandContext(ctx, binary, "kubeconfig", "--cluster", clusterName).Output()
@@ -51,11 +58,11 @@ func TestMain(m *testing.M) {
 }
 
 // step runs one subcommand on the tests' cluster with its progress on stderr.
-func step(ctx context.Context, name string) error {
-	c := exec.CommandContext(ctx, os.Getenv("GAPPROOF_BIN"), name, "--cluster", clusterName)
+func step(ctx context.Context, args ...string) error {
+	c := exec.CommandContext(ctx, os.Getenv("GAPPROOF_BIN"), append(args, "--cluster", clusterName)...)
 	c.Stdout, c.Stderr = os.Stderr, os.Stderr
 	if err := c.Run(); err != nil {
-		return fmt.Errorf("running gapproof %s: %w", name, err)
+		return fmt.Errorf("running gapproof %s: %w", args[0], err)
 	}
 	return nil
 }

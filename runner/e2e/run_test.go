@@ -26,19 +26,39 @@ import (
 // runLabel is the label that every object of a run carries (runner/internal/kube.RunLabel).
 const runLabel = "gapproof.dev/run"
 
+// choice is what a short run takes of the catalogue: every field of NetworkPolicy once, on both ends, and a step of each kind of change.
+func choice() []string {
+	return []string{
+		"podSelector/match-expressions.yaml", "namespaceSelector/allow-by-both-selectors.yaml", "namespaceSelector/relabel-namespace.yaml",
+		"ipBlock/egress-except.yaml", "policyTypes/default-deny-both-ways.yaml", "ports/end-port.yaml", "ports/named-port.yaml",
+		"ports/udp-apart-from-tcp.yaml", "egress/allow-dns-only.yaml", "services/egress-follows-the-backend.yaml",
+		"podSelector/relabel-pod.yaml", "steps/replace-and-delete.yaml",
+	}
+}
+
 func TestEveryCatalogueScenarioHolds(t *testing.T) {
 	live.Test(t, features.New("catalogue").
 		Assess("every attempt passes with evidence, and nothing is left", func(ctx context.Context, t *testing.T, cfg *envconf.Config) context.Context {
-			c := gapproof(t, "run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--report", t.TempDir(), "scenarios/catalogue")
+			chosen, least := []string{"scenarios/catalogue"}, 110
+			if testing.Short() {
+				chosen, least = nil, len(choice())
+				for _, name := range choice() {
+					chosen = append(chosen, "scenarios/catalogue/"+name)
+				}
+			}
+			c := gapproof(t, append([]string{"run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--report", t.TempDir()}, chosen...)...)
 			c.wantExit(t, 0)
 			t.Logf("\n%s", &c.stderr)
 			rep := decode(t, c.stdout.Bytes())
-			if len(rep.Scenarios) < 110 {
-				t.Errorf("%d scenarios, want at least 110", len(rep.Scenarios))
+			if len(rep.Scenarios) < least {
+				t.Errorf("%d scenarios, want at least %d", len(rep.Scenarios), least)
+			}
+			for _, d := range rep.Stale {
+				t.Errorf("a known difference did not show, take it out of the CNI's baseline: %+v", d)
 			}
 			allows, denies := 0, 0
 			eachJudgement(rep, func(j compare.Judgement) {
-				if j.Result != compare.Pass && j.Result != compare.Skipped {
+				if j.Result != compare.Pass && j.Result != compare.Skipped && j.Known == "" {
 					t.Errorf("%s: %s, want pass: %s", j.Attempt.ID, j.Result, j.Reason)
 				}
 				switch j.Observed.Evidence {

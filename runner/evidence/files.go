@@ -75,6 +75,8 @@ type Run struct {
 	LevelReason string          `json:"levelReason,omitempty"`
 	Versions    report.Versions `json:"versions"`
 	Options     Options         `json:"options"`
+	// Baseline is what failures were held against, if anything.
+	Baseline *report.Baseline `json:"baseline,omitempty"`
 	// Scenarios are in the order of the run, one per folder.
 	Scenarios []Ended `json:"scenarios"`
 	// Skipped are the scenarios that the cluster lacks something for; they come before the others in the report and have no folder.

@@ -89,6 +89,7 @@ func rebuild(run Run, all []record) *report.Report {
 		}
 		rep.Scenarios = append(rep.Scenarios, sc)
 	}
+	rep.Explain(run.Baseline)
 	return rep
 }
 

@@ -120,7 +120,7 @@ func (w *Writer) Close(r *report.Report) (digest string, err error) {
 	}
 	run := Run{
 		APIVersion: APIVersion, Kind: RunKind, Run: r.Run, Started: r.Started, Took: r.Took, Level: r.Level, LevelReason: r.LevelReason, Versions: r.Versions,
-		Options: w.options, Scenarios: []Ended{},
+		Options: w.options, Baseline: r.Baseline, Scenarios: []Ended{},
 	}
 	for _, s := range r.Scenarios {
 		if s.Skipped != "" {

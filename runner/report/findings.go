@@ -44,7 +44,7 @@ func (r *Report) findings(want func(compare.Judgement) bool) []finding {
 func cause(j compare.Judgement) string {
 	parts := []string{
 		j.Result.String(), j.Class.String(), j.Culprit, j.Promise.IntendedBy, j.Promise.Derived.Verdict.String(),
-		j.Observed.Evidence.String(),
+		j.Observed.Evidence.String(), j.Known,
 	}
 	if j.Result == compare.Inconclusive {
 		parts = append(parts, j.Facts.Control.SourceFault, j.Facts.Control.DestinationFault, j.Facts.Outcome.Kind.String(), j.Observed.Drop.Reason)
@@ -72,13 +72,16 @@ type section struct {
 
 func sections() []section {
 	failed := func(c compare.Class) func(compare.Judgement) bool {
-		return func(j compare.Judgement) bool { return j.Result == compare.Fail && j.Class == c }
+		return func(j compare.Judgement) bool { return j.Result == compare.Fail && j.Class == c && j.Known == "" }
 	}
 	return []section{
 		{"HOLES", "promised deny, observed allow", hole, failed(compare.Hole)},
 		{"BREAKS", "promised allow, observed deny", broken, failed(compare.Break)},
 		{"INCONCLUSIVE", "could not be told, so nothing is claimed", doubt, func(j compare.Judgement) bool {
 			return j.Result == compare.Inconclusive || j.Result == compare.ResultUnknown
+		}},
+		{"KNOWN", "what this CNI is known to do otherwise, not counted as failures", doubt, func(j compare.Judgement) bool {
+			return j.Result == compare.Fail && j.Known != ""
 		}},
 		{"SKIPPED", "cannot be judged", faint, func(j compare.Judgement) bool { return j.Result == compare.Skipped }},
 	}
@@ -135,6 +138,9 @@ func (p *page) finding(number int, f finding) {
 		return
 	}
 	p.entry("promised", p.promised(j))
+	if j.Known != "" {
+		p.entry("known", j.Known)
+	}
 	switch {
 	case j.Result == compare.Fail:
 		p.entry("observed", fmt.Sprintf("%s, %s: %s", j.Observed.Verdict, evidenceWords(j.Observed.Evidence), j.Observed.Detail))

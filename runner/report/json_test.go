@@ -150,6 +150,11 @@ func full(t *testing.T) *report.Report {
 		Interface: "eth0", Reason: "NETFILTER_DROP", Peer: netip.MustParseAddrPort("198.18.0.2:80"), Code: 13,
 	}}
 	j.Observed.Drop = compare.Drop{Reason: "NETFILTER_DROP", Direction: "egress", Node: "lab-worker", Pod: "x/a", Interface: "eth0"}
+	r.Explain(&report.Baseline{Seen: "Some CNI v1", Differences: []report.Difference{
+		aDifference(compare.Hole, func(d *report.Difference) { d.Scenario, d.Attempts = "missing-selector", []string{theOne} }),
+		aDifference(compare.Hole, func(d *report.Difference) { d.Scenario, d.Step, d.Attempts = "default-deny", "policies", []string{"*"} }),
+		aDifference(compare.Break, func(d *report.Difference) { d.Note = "icmp" }),
+	}})
 	j.Facts.Control = probes.Control{SourceFault: "gone", DestinationFault: "gone", Baseline: probes.TimedOut, BaselineFault: "timed out", Instead: "others", WitnessFault: "lost"}
 	return r
 }

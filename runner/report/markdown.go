@@ -45,6 +45,14 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 			p.markdownFinding(f)
 		}
 	}
+	if len(r.Stale) > 0 {
+		p.line("")
+		p.line("### STALE: differences of the baseline that did not show: take them out")
+		p.line("")
+		for _, d := range r.Stale {
+			p.line("- " + markdownText(p.clean(d.where()+": "+d.Words())))
+		}
+	}
 	for _, sc := range r.bySeverity() {
 		lines := sc.leftOut()
 		if len(lines) == 0 {
@@ -80,6 +88,9 @@ func (p *page) markdownFinding(f finding) {
 	}
 	if j.Result == compare.Fail || j.Culprit != "" {
 		p.line("  - observed: " + markdownText(p.clean(fmt.Sprintf("%s, %s: %s", j.Observed.Verdict, evidenceWords(j.Observed.Evidence), j.Observed.Detail))))
+	}
+	if j.Known != "" {
+		p.line("  - known: " + markdownText(p.clean(j.Known)))
 	}
 	p.line("  - because: " + markdownText(p.clean(j.Reason)))
 	if j.Replay != "" {

@@ -77,6 +77,10 @@ func newColumn(a plan.Planned) column {
 // mark is the glyph of one judgement.
 func (p *page) mark(j compare.Judgement) mark {
 	switch {
+	case j.Result == compare.Fail && j.Known != "" && j.Class == compare.Hole:
+		return mark{p.sym.hole, doubt}
+	case j.Result == compare.Fail && j.Known != "":
+		return mark{p.sym.broken, doubt}
 	case j.Result == compare.Fail && j.Class == compare.Hole:
 		return mark{p.sym.hole, hole}
 	case j.Result == compare.Fail:

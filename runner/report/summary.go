@@ -13,7 +13,7 @@ type Summary struct {
 	compare.Tally
 	// Scenarios by result; their sum is the number of scenarios.
 	Scenarios ScenarioTally `json:"scenarios"`
-	// Result is the worst result of all: fail, inconclusive, pass; skipped when every scenario was, for want of something in the cluster.
+	// Result is the worst result of all: fail, inconclusive, known, pass; skipped when every scenario was, for want of something in the cluster.
 	Result compare.Result `json:"result"`
 	// ExitCode is what a command that shows this report ends with.
 	ExitCode int `json:"exitCode"`
@@ -25,6 +25,7 @@ type ScenarioTally struct {
 	Fail         int `json:"fail"`
 	Inconclusive int `json:"inconclusive"`
 	Skipped      int `json:"skipped"`
+	Known        int `json:"known"`
 }
 
 // Summary counts the report. A scenario that could not be carried out to its end is inconclusive unless it failed, and so is a
@@ -40,12 +41,14 @@ func (r *Report) Summary() Summary {
 			s.Scenarios.Fail++
 		case compare.Skipped:
 			s.Scenarios.Skipped++
+		case compare.Known:
+			s.Scenarios.Known++
 		default:
 			s.Scenarios.Inconclusive++
 		}
 	}
 	s.Result, s.ExitCode = s.Tally.Result(), s.Tally.ExitCode()
-	if s.Result == compare.Pass && s.Scenarios.Inconclusive > 0 {
+	if s.ExitCode == compare.ExitPass && s.Scenarios.Inconclusive > 0 {
 		s.Result, s.ExitCode = compare.Inconclusive, compare.ExitInconclusive
 	}
 	if len(r.Scenarios) > 0 && !slices.ContainsFunc(r.Scenarios, func(sc Scenario) bool { return sc.Skipped == "" }) {
@@ -74,6 +77,8 @@ func (s *Scenario) Result() compare.Result {
 		return compare.Fail
 	case s.Fault != "" || t.Inconclusive > 0:
 		return compare.Inconclusive
+	case t.Known > 0:
+		return compare.Known
 	case t.Pass > 0:
 		return compare.Pass
 	case t.Skipped > 0:
@@ -83,7 +88,7 @@ func (s *Scenario) Result() compare.Result {
 	}
 }
 
-// bySeverity are the scenarios with holes first, then with breaks, then the inconclusive; equals keep their order.
+// bySeverity are the scenarios with holes first, then with breaks, the inconclusive, those with known differences; equals keep their order.
 func (r *Report) bySeverity() []*Scenario {
 	list := make([]*Scenario, len(r.Scenarios))
 	for i := range r.Scenarios {
@@ -103,10 +108,12 @@ func (s *Scenario) severity() int {
 	switch s.Result() {
 	case compare.Inconclusive:
 		return 2
-	case compare.Skipped:
+	case compare.Known:
 		return 3
-	default:
+	case compare.Skipped:
 		return 4
+	default:
+		return 5
 	}
 }
 
@@ -117,6 +124,9 @@ func (s Summary) exitWords() string {
 	}
 	switch s.ExitCode {
 	case compare.ExitPass:
+		if s.Known > 0 {
+			return "every promise held but those that this CNI is known not to keep"
+		}
 		return "every promise held"
 	case compare.ExitFail:
 		return "a promise did not hold"
@@ -133,7 +143,7 @@ func count(n int, one string) string {
 		return "1 " + one
 	}
 	plural := one + "s"
-	if one == "inconclusive" || one == "skipped" {
+	if one == "inconclusive" || one == "skipped" || one == "known" {
 		plural = one
 	}
 	return fmt.Sprintf("%d %s", n, plural)

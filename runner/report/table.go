@@ -19,6 +19,7 @@ func RenderTable(w io.Writer, r *Report, o Options) error {
 	p.legend(r)
 	p.scenarios(r)
 	p.findings(r)
+	p.stale(r)
 	p.gaps(r)
 	p.notes(r)
 	p.result(r)
@@ -189,13 +190,25 @@ func tallyWords(t compare.Tally) []string {
 		n   int
 		one string
 	}{
-		{t.Holes, "hole"}, {t.Breaks, "break"}, {t.Inconclusive, "inconclusive"}, {t.Skipped, "skipped"},
+		{t.Holes, "hole"}, {t.Breaks, "break"}, {t.Inconclusive, "inconclusive"}, {t.Known, "known"}, {t.Skipped, "skipped"},
 	} {
 		if part.n > 0 {
 			words = append(words, count(part.n, part.one))
 		}
 	}
 	return append(words, fmt.Sprintf("%d as promised", t.Pass))
+}
+
+// stale lists the known differences that did not show.
+func (p *page) stale(r *Report) {
+	if len(r.Stale) == 0 {
+		return
+	}
+	p.blank()
+	p.line(p.styled(doubt, fmt.Sprintf(" STALE %d ", len(r.Stale))) + "  " + p.styled(faint, "differences of the baseline that did not show: take them out"))
+	for _, d := range r.Stale {
+		p.wrapped(p.clean(d.where()+": "+d.Words()), plain)
+	}
 }
 
 // gaps lists the attempts whose verdict still changed after their step counted as converged.
@@ -266,13 +279,13 @@ func scenarioWords(t ScenarioTally) string {
 		n    int
 		name string
 	}{
-		{t.Fail, "fail"}, {t.Inconclusive, "inconclusive"}, {t.Skipped, "skipped"}, {t.Pass, "pass"},
+		{t.Fail, "fail"}, {t.Inconclusive, "inconclusive"}, {t.Known, "known"}, {t.Skipped, "skipped"}, {t.Pass, "pass"},
 	} {
 		if part.n > 0 {
 			words = append(words, fmt.Sprintf("%d %s", part.n, part.name))
 		}
 	}
-	total := count(t.Fail+t.Inconclusive+t.Skipped+t.Pass, "scenario")
+	total := count(t.Fail+t.Inconclusive+t.Known+t.Skipped+t.Pass, "scenario")
 	if len(words) == 0 {
 		return total
 	}

@@ -21,6 +21,9 @@ type Report struct {
 	// LevelReason says why the level is no better, where that is known.
 	LevelReason string     `json:"levelReason,omitempty"`
 	Scenarios   []Scenario `json:"scenarios"`
+	// Baseline is what failures were held against, if anything; Stale are those of its differences that did not show.
+	Baseline *Baseline    `json:"baseline,omitempty"`
+	Stale    []Difference `json:"stale,omitempty"`
 }
 
 // Versions says what was tested with what.

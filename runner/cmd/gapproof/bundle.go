@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,8 +13,30 @@ import (
 	"github.com/gapproof/gapproof/runner/cni"
 )
 
-// labProfiles are the CNI profiles whose images every lab has. The one that enforces nothing is a single small binary.
+// labProfiles are the CNI profiles whose images a lab has when nobody asks for others: what gapproof up and gapproof selftest use. The
+// one that enforces nothing is a single small binary. The others cost minutes to build for the first time, which nobody shall wait for
+// unasked.
 func labProfiles() []string { return []string{cni.Default, "none"} }
+
+// allProfiles asks for every profile there is.
+const allProfiles = "all"
+
+// chosenProfiles are the profiles that a build is for. A bundle is made for sites that cannot build what it lacks, so unasked it carries all.
+func chosenProfiles(asked []string, o packOptions) ([]string, error) {
+	switch {
+	case len(asked) == 0 && o.out == "":
+		return labProfiles(), nil
+	case len(asked) == 0, slices.Equal(asked, []string{allProfiles}):
+		return cni.Names(), nil
+	}
+	var faults []error
+	for _, name := range asked {
+		if _, err := cni.Find(name); err != nil {
+			faults = append(faults, usageError{fmt.Errorf("--cni: %w", err)})
+		}
+	}
+	return asked, errors.Join(faults...)
+}
 
 func (a *app) bundle() *cobra.Command {
 	c := &cobra.Command{
@@ -25,6 +50,7 @@ func (a *app) bundle() *cobra.Command {
 
 func (a *app) bundleCreate() *cobra.Command {
 	var imagesDir string
+	var pods []string
 	var race bool
 	var o packOptions
 	c := &cobra.Command{
@@ -32,10 +58,16 @@ func (a *app) bundleCreate() *cobra.Command {
 		Short: "Build every image of the lab from Go modules and Debian packages",
 		Long: `create builds the images that the folder images/ describes into an OCI layout with a lock, below the cache directory.
 Steps are cached by content: a second build does nothing, an interrupted one goes on where it was. With --out the lab, this
-program and the included folders are written as one bundle, signed with --key or later with gapproof bundle sign.`,
+program and the included folders are written as one bundle, signed with --key or later with gapproof bundle sign.
+
+Without --cni the lab has the pod networks ` + strings.Join(labProfiles(), " and ") + `, and a bundle all there are: a site that only loads it could not
+build another.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			profiles := labProfiles()
+			profiles, err := chosenProfiles(pods, o)
+			if err != nil {
+				return err
+			}
 			if race {
 				profiles = append(profiles, "race")
 			}
@@ -58,6 +90,7 @@ program and the included folders are written as one bundle, signed with --key or
 	}
 	o.flags(c)
 	c.Flags().StringVar(&imagesDir, "images", "images", "images folder of a checkout")
+	c.Flags().StringSliceVar(&pods, "cni", nil, "pod networks to build, some of "+strings.Join(cni.Names(), ", ")+", or "+allProfiles)
 	c.Flags().BoolVar(&race, "race", false, "also build the peers' probe image, for make race")
 	return c
 }

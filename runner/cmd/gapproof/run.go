@@ -55,6 +55,7 @@ type runOptions struct {
 	show     string
 	color    string
 	attempt  string
+	baseline string
 	deadline time.Duration
 	dryRun   bool
 }
@@ -85,6 +86,7 @@ What could not be told is inconclusive, never green.`,
 	c.Flags().StringVar(&o.show, "show", "failures", "matrices and attempts in the table: failures or all")
 	c.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	c.Flags().StringVar(&o.attempt, "attempt", "", "make only this attempt, named as reports name it")
+	c.Flags().StringVar(&o.baseline, "baseline", baselineAuto, "known differences: auto for those of the cluster's CNI, none, or a file of your own")
 	c.Flags().DurationVar(&o.deadline, "deadline", suite.DefaultDeadline, "deadline of one attempt")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be created and attempted, touch nothing")
 	return c
@@ -104,6 +106,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	mode, err := parseWitnessMode(o.witness)
 	if err != nil {
 		return usageError{err}
+	}
+	own, err := ownBaseline(o.baseline)
+	if err != nil {
+		return err
 	}
 	all, err := a.load(args)
 	if err != nil {
@@ -144,6 +150,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
 	rep, err := s.Run(ctx, all)
 	rep.Versions = a.versions(ctx, at)
+	if own == nil && o.baseline == baselineAuto {
+		own = a.cniBaseline(ctx, at)
+	}
+	rep.Explain(own)
 	if e := a.closeEvidence(keep, rep); e != nil {
 		return errors.Join(err, e)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +53,12 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	if err != nil {
 		return nil, hinted{usageError{err}, "gapproof bundle create"}
 	}
+	if !slices.ContainsFunc(lock.Files, func(f images.File) bool { return f.Path == profile.Manifest }) {
+		return nil, hinted{
+			usageError{fmt.Errorf("--cni %s: the lab has been made without it: its lock lists no %s", profile.Name, profile.Manifest)},
+			"gapproof bundle create --cni " + strings.Join(withProfile(lock, profile.Name), ","),
+		}
+	}
 	executable, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding the running program: %w", err)
@@ -83,6 +90,18 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), profile.Name, time.Since(started).Seconds())
 	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", compare.ShellQuote(made.Kubeconfig))
 	return made, nil
+}
+
+// withProfile are the profiles that the lab has, and one more. Building a lab without what it had would take it from clusters to come.
+func withProfile(lock *images.Lock, more string) []string {
+	names := []string{more}
+	for _, i := range lock.Images {
+		if _, err := cni.Find(i.Profile); err == nil {
+			names = append(names, i.Profile)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // install puts the CNI into a cluster whose API server answers.

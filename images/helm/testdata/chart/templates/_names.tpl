@@ -1,0 +1,1 @@
+{{- define "small.name" }}{{ .Release.Name }}-settings{{ end }}

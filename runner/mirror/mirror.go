@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/gapproof/gapproof/images"
 )
 
@@ -19,6 +21,8 @@ const (
 	// headerLimit is how long a client may take to send its request line and headers: a node on the lab network needs
 	// milliseconds, and a stuck one must not hold a connection.
 	headerLimit = 10 * time.Second
+	// idleLimit is how long a connection may wait for its next request: longer than a node takes between the layers of one image.
+	idleLimit = 2 * time.Minute
 	// shutdownGrace is how long answers under way may take to end once Serve is told to stop: a large layer over the lab
 	// network takes a second or two.
 	shutdownGrace = 5 * time.Second
@@ -32,6 +36,8 @@ type Options struct {
 	Log *slog.Logger
 	// Now is the clock of the access log. Nil means time.Now.
 	Now func() time.Time
+	// Metrics is where the mirror's collectors are registered: once, so two mirrors need two registries. Nil means that nothing is counted.
+	Metrics prometheus.Registerer
 }
 
 // Mirror answers pulls of the locked images. It may be used by any number of goroutines.
@@ -40,6 +46,7 @@ type Mirror struct {
 	log     *slog.Logger
 	now     func() time.Time
 	access  accessLog
+	metrics *metrics
 }
 
 // New reads and verifies every manifest the lock reaches in the lab directory labDir. It reports all faults at once: a manifest
@@ -50,7 +57,11 @@ func New(labDir string, lock *images.Lock, o Options) (*Mirror, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the lab's images for the mirror: %w", err)
 	}
-	m := &Mirror{content: c, log: o.Log, now: o.Now, access: accessLog{w: o.AccessLog}}
+	counts, err := newMetrics(o.Metrics)
+	if err != nil {
+		return nil, errors.Join(err, c.root.Close())
+	}
+	m := &Mirror{content: c, log: o.Log, now: o.Now, access: accessLog{w: o.AccessLog}, metrics: counts}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -68,11 +79,12 @@ func (m *Mirror) Close() error {
 	return nil
 }
 
-// Serve answers on l until ctx ends, then lets answers under way end, and returns nil. It closes l.
+// Serve answers on l until ctx ends, then lets answers under way end, and returns nil. It closes l. For TLS, l is a [tls.Listener].
 func (m *Mirror) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           m,
 		ReadHeaderTimeout: headerLimit,
+		IdleTimeout:       idleLimit,
 		ErrorLog:          slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan error, 1)
@@ -102,16 +114,18 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := m.now()
 	a := Access{Time: start.UTC(), Remote: r.RemoteAddr, Method: r.Method, NS: r.URL.Query().Get("ns")}
 	counted := &counter{ResponseWriter: w}
-	m.answer(counted, r, &a)
-	a.Status, a.Bytes, a.Seconds = counted.status, counted.bytes, m.now().Sub(start).Seconds()
+	asked := m.answer(counted, r, &a)
+	took := m.now().Sub(start)
+	a.Status, a.Bytes, a.Seconds = counted.status, counted.bytes, took.Seconds()
+	m.metrics.count(asked, a.Status, a.Bytes, took)
 	if err := m.access.write(a); err != nil {
 		// The answer is already sent. The gap in the evidence must at least be seen.
 		m.log.Error("access not recorded", "err", err, "repository", a.Repository, "reference", a.Reference)
 	}
 }
 
-// answer answers r and notes in a what it found.
-func (m *Mirror) answer(w http.ResponseWriter, r *http.Request, a *Access) {
+// answer answers r and notes in a what it found. It returns what r asked for.
+func (m *Mirror) answer(w http.ResponseWriter, r *http.Request, a *Access) kind {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	want, bad := parsePath(r.URL.Path)
@@ -122,17 +136,17 @@ func (m *Mirror) answer(w http.ResponseWriter, r *http.Request, a *Access) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		a.Path = r.URL.Path
 		faultReadOnly.write(w, r.Method)
-		return
+		return want.kind
 	}
 	if bad != faultNone {
 		bad.write(w, r.URL.Path)
-		return
+		return want.kind
 	}
 	if want.kind == kindBase {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Content-Length", "2")
 		_, _ = io.WriteString(w, "{}")
-		return
+		return want.kind
 	}
 	name := want.repository
 	if a.NS != "" {
@@ -141,13 +155,14 @@ func (m *Mirror) answer(w http.ResponseWriter, r *http.Request, a *Access) {
 	repo, bad := m.content.find(a.NS, want.repository)
 	if bad != faultNone {
 		bad.write(w, name)
-		return
+		return want.kind
 	}
 	if want.kind == kindManifest {
 		m.answerManifest(w, r, repo, name, want.reference, a)
-		return
+	} else {
+		m.answerBlob(w, r, repo, name, want.reference, a)
 	}
-	m.answerBlob(w, r, repo, name, want.reference, a)
+	return want.kind
 }
 
 func (m *Mirror) answerManifest(w http.ResponseWriter, r *http.Request, repo *repository, name, reference string, a *Access) {

@@ -18,7 +18,7 @@ func (a *app) bundle() *cobra.Command {
 		Use:   "bundle",
 		Short: "Make the lab's images and their lock, sign them, carry them across the gap",
 	}
-	c.AddCommand(a.bundleCreate(), a.bundleKey(), a.bundleSign(), a.bundleVerify(), a.bundleInspect(), a.bundleDiff(), a.bundleLoad())
+	c.AddCommand(a.bundleCreate(), a.bundleKey(), a.bundleSign(), a.bundleVerify(), a.bundleInspect(), a.bundleDiff(), a.bundleLoad(), a.bundleServe())
 	group(c)
 	return c
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +23,7 @@ func (a *app) mirror() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			access, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+			access, err := openAccessLog(log)
 			if err != nil {
 				return fmt.Errorf("opening the access log: %w", err)
 			}

@@ -49,6 +49,9 @@ type Image struct {
 // Reference is the image pinned: name:tag@digest, a form that containerd and the kubelet accept.
 func (i Image) Reference() string { return i.Name + ":" + i.Tag + "@" + i.Digest }
 
+// SBOM is the path, among the lab's files, of the image's bill of materials: a CycloneDX document of its Go modules and Debian packages.
+func (i Image) SBOM() string { return "sbom/" + i.Name + "/" + i.Tag + ".cdx.json" }
+
 // File is one locked file beside the layout.
 type File struct {
 	// Path is slash-separated and relative to the lab's files folder, such as "cni/calico/calico-vxlan.yaml".

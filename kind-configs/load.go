@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path"
 	"slices"
@@ -23,6 +24,9 @@ var ErrUnknown = errors.New("unknown topology")
 
 //go:embed *.yaml
 var files embed.FS
+
+// Files are the topologies' files as they were written.
+func Files() fs.FS { return files }
 
 // Names lists the topologies, sorted. A name is its file's name without ".yaml".
 func Names() []string {

@@ -60,6 +60,21 @@ func TreeSources(dir, prefix string) ([]signed.Source, error) {
 	return all, nil
 }
 
+// FSSources are the files of a file system such as the embedded catalogue, sorted, each named by its path with prefix before.
+func FSSources(fsys fs.FS, prefix string) ([]signed.Source, error) {
+	var all []signed.Source
+	err := fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			all = append(all, signed.Source{Name: prefix + p, Open: func() (io.ReadCloser, error) { return fsys.Open(p) }})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gathering what the bundle carries: %w", err)
+	}
+	return all, nil
+}
+
 // Load verifies a bundle and makes dst the lab directory it carries, in one step, after its last byte was verified: before, dst is what it
 // was. Content goes to a folder beside dst meanwhile. The errors are those of [signed.Read] and [images.ReadLock].
 func Load(ctx context.Context, carried io.Reader, dst string, o signed.ReadOptions) (*signed.Result, *images.Lock, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,22 @@ func TestTheLabDirectoryIsWhatItsLockSays(t *testing.T) {
 	if d := cmp.Diff(inLock, inLayout); d != "" {
 		t.Errorf("images (-lock +layout):\n%s", d)
 	}
+	for _, i := range lock.Images {
+		n := slices.IndexFunc(lock.Files, func(f images.File) bool { return f.Path == i.SBOM() })
+		if n < 0 {
+			t.Errorf("%s has no bill of materials among the lock's files", i.Reference())
+			continue
+		}
+		document, err := os.ReadFile(images.FilePath(dst, lock.Files[n]))
+		if err != nil || sumBytes(document) != lock.Files[n].SHA256 {
+			t.Errorf("bill of materials of %s: not as locked: %v", i.Reference(), err)
+		}
+		for _, want := range []string{"file:/one", "pkg:golang/example.test/one", strings.TrimPrefix(i.Digest, "sha256:")} {
+			if !strings.Contains(string(document), want) {
+				t.Errorf("bill of materials of %s: %s is not in it", i.Reference(), want)
+			}
+		}
+	}
 	// The size of an image is what a mirror would send for it: both images are there once, and share no blob.
 	var sum int64
 	for _, i := range lock.Images {
@@ -133,7 +150,10 @@ func TestASecondBuildDoesNothing(t *testing.T) {
 	o := Options{ImagesDir: tiny(t), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")
 	first, steps := build(t, dst, o)
-	want := []string{"go build one", "layer of example.test/one", "go build second", "layer of example.test/two"}
+	want := []string{
+		"go build one", "layer of example.test/one", "inventory of example.test/one",
+		"go build second", "layer of example.test/two", "inventory of example.test/two",
+	}
 	if d := cmp.Diff(want, steps); d != "" {
 		t.Errorf("steps of the first build (-want +got):\n%s", d)
 	}
@@ -185,16 +205,16 @@ func TestOnlyWhatAChangeConcernsIsBuiltAgain(t *testing.T) {
 	}{
 		"source code": {
 			"two/cmd/pro/main.go", "package main\n\nfunc main() { println(2) }\n",
-			[]string{"go build second", "layer of example.test/two"},
+			[]string{"go build second", "layer of example.test/two", "inventory of example.test/two"},
 		},
 		"go.mod": {
 			"two/go.mod", "module example.test/two\n\ngo 1.25.0\n",
-			[]string{"go build second", "layer of example.test/two"},
+			[]string{"go build second", "layer of example.test/two", "inventory of example.test/two"},
 		},
 		"a file of an image": {
 			"two/component.yaml", "builds: [{name: two, binaries: {second: ./cmd/pro}}]\n" +
 				"images: [{name: example.test/two, tag: v2, contents: [{binary: two/second, to: /three}]}]\n",
-			[]string{"layer of example.test/two"},
+			[]string{"layer of example.test/two", "inventory of example.test/two"},
 		},
 		"the configuration of an image": {
 			"two/component.yaml", "builds: [{name: two, binaries: {second: ./cmd/pro}}]\n" +
@@ -249,7 +269,7 @@ func TestAnInterruptedBuildGoesOnWhereItWas(t *testing.T) {
 		}
 	}
 	_, steps := build(t, dst, o)
-	if d := cmp.Diff([]string{"go build second", "layer of example.test/two"}, steps); d != "" {
+	if d := cmp.Diff([]string{"go build second", "layer of example.test/two", "inventory of example.test/two"}, steps); d != "" {
 		t.Errorf("steps after the interruption (-want +got):\n%s", d)
 	}
 	for _, dir := range killed {
@@ -500,8 +520,8 @@ func TestEntriesThatNobodyUsesAreRemoved(t *testing.T) {
 		}
 		return len(entries)
 	}
-	if err := store.prune(time.Now().Add(unusedFor - time.Hour)); err != nil || count() != 4 {
-		t.Errorf("before the time: want 4 entries, got %d, %v", count(), err)
+	if err := store.prune(time.Now().Add(unusedFor - time.Hour)); err != nil || count() != 6 {
+		t.Errorf("before the time: want 6 entries, got %d, %v", count(), err)
 	}
 	if err := store.prune(time.Now().Add(unusedFor + time.Hour)); err != nil || count() != 0 {
 		t.Errorf("after the time: want no entries, got %d, %v", count(), err)

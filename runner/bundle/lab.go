@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,7 +53,18 @@ func (l layerOf) MediaType() (types.MediaType, error) { return types.OCILayer, n
 func (l layerOf) Compressed() (io.ReadCloser, error) { return os.Open(l.entry.path(layerBlob)) }
 
 func (l layerOf) Uncompressed() (io.ReadCloser, error) {
-	return nil, fmt.Errorf("reading a layer uncompressed: %w", errors.ErrUnsupported)
+	f, err := os.Open(l.entry.path(layerBlob))
+	if err != nil {
+		return nil, err
+	}
+	gz, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reading a layer uncompressed: %w", err), f.Close())
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{gz, f}, nil
 }
 
 // assembleImage makes the index with the one image of i, from its layers.
@@ -218,6 +230,9 @@ func (l *lab) fill(ctx context.Context, p *plan, dst string) (*images.Lock, erro
 			layers = append(layers, s.entry)
 		}
 		if err := l.addImage(i.component, i.spec, layers); err != nil {
+			return nil, err
+		}
+		if err := l.addSBOM(l.lock.Images[len(l.lock.Images)-1], i.inventory.entry); err != nil {
 			return nil, err
 		}
 	}

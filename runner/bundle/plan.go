@@ -41,6 +41,7 @@ type imagePlan struct {
 	component *Component
 	spec      *ImageSpec
 	layers    []*step
+	inventory *step
 }
 
 // filePlan is one file beside the images and the step that fetches it.
@@ -124,6 +125,13 @@ func (p *plan) addImage(ctx context.Context, c *Component, i *ImageSpec) error {
 		if err := p.require(s); err != nil {
 			return err
 		}
+	}
+	var err error
+	if ip.inventory, err = p.inventoryStep(i, ip.layers); err != nil {
+		return err
+	}
+	if err := p.require(ip.inventory); err != nil {
+		return err
 	}
 	p.images = append(p.images, ip)
 	return nil

@@ -3,12 +3,15 @@ package signed
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -226,7 +229,7 @@ func TestNoMutatedBundleIsAccepted(t *testing.T) {
 	if _, _, err := read(t, good, o); err != nil {
 		t.Fatal(err)
 	}
-	blocks := len(good) / blockSize
+	blocks, heads := len(good)/blockSize, entryHeads(t, good)
 	kinds := []struct {
 		name   string
 		mutate func() []byte
@@ -267,20 +270,50 @@ func TestNoMutatedBundleIsAccepted(t *testing.T) {
 			return m
 		}},
 		{"an older bundle", func() []byte { return slices.Clone(other) }},
+		{"an envelope of monstrous size", func() []byte {
+			return rewritten(good, 0, func(h []byte) { copy(h[124:], fmt.Sprintf("%011o\x00", int64(8)<<30-1)) }) // the size field of a ustar header
+		}},
 		{"an entry of monstrous size", func() []byte {
-			m := slices.Clone(good)
-			copy(m[124:], fmt.Sprintf("%011o\x00", int64(8)<<30)) // the size field of a ustar header
-			sum := 0
-			copy(m[148:], "        ")
-			for _, c := range m[:blockSize] {
-				sum += int(c)
+			return rewritten(good, heads[random.IntN(len(heads))], func(h []byte) { copy(h[124:], fmt.Sprintf("%011o\x00", int64(8)<<30-1)) })
+		}},
+		{"two entries in another order", func() []byte {
+			i := random.IntN(len(heads) - 1)
+			end := len(good) - trailerSize
+			if i+2 < len(heads) {
+				end = heads[i+2]
 			}
-			copy(m[148:], fmt.Sprintf("%06o\x00 ", sum))
+			return slices.Concat(good[:heads[i]], good[heads[i+1]:end], good[heads[i]:heads[i+1]], good[end:])
+		}},
+		{"two entries with each other's content", func() []byte {
+			m := slices.Clone(good)
+			one, other := heads[0]+blockSize, heads[1]+blockSize // both have one block
+			copy(m[one:], good[other:other+blockSize])
+			copy(m[other:], good[one:one+blockSize])
 			return m
 		}},
+		{"an entry twice", func() []byte {
+			i := random.IntN(len(heads) - 1)
+			return slices.Insert(slices.Clone(good), heads[i], good[heads[i]:heads[i+1]]...)
+		}},
+		{"an entry left out", func() []byte {
+			i := random.IntN(len(heads) - 1)
+			return slices.Delete(slices.Clone(good), heads[i], heads[i+1])
+		}},
+		{"a path that leads elsewhere", func() []byte {
+			paths := []string{"../../etc/passwd", "/etc/passwd", "a/../../b", `..\windows`, "./lock.json", "lock.json/", "C:/x", "envelope.json"}
+			return rewritten(good, heads[random.IntN(len(heads))], func(h []byte) {
+				clear(h[:100]) // the name field
+				copy(h, paths[random.IntN(len(paths))])
+			})
+		}},
+		{"an entry that is no file", func() []byte {
+			return rewritten(good, heads[random.IntN(len(heads))], func(h []byte) {
+				h[156] = "123456xgLK"[random.IntN(10)] // links, devices, folders, FIFOs, PAX and GNU extensions
+				copy(h[157:], "/etc/passwd")
+			})
+		}},
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
+	var most, before, after uint64
 	reasons := map[string]int{}
 	for n := range mutations {
 		kind := kinds[n%len(kinds)]
@@ -288,7 +321,10 @@ func TestNoMutatedBundleIsAccepted(t *testing.T) {
 		if bytes.Equal(m, good) {
 			continue // a block swapped with itself or its equal
 		}
+		before = allocated()
 		_, _, err := read(t, m, o)
+		after = allocated()
+		most = max(most, after-before)
 		if err == nil {
 			t.Fatalf("seed %d, mutation %d (%s): accepted", seed, n, kind.name)
 		}
@@ -303,12 +339,173 @@ func TestNoMutatedBundleIsAccepted(t *testing.T) {
 			t.Errorf("seed %d, mutation %d (%s): %v is none of the package's errors", seed, n, kind.name, err)
 		}
 	}
-	runtime.ReadMemStats(&after)
-	// A monstrous size in a header must not be allocated: all reads together stay far below one of those eight gigabytes.
-	if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<30 {
-		t.Errorf("reading %d mutated bundles allocated %d MiB", mutations, grown>>20)
+	// What a header claims must not be allocated: an envelope is read into memory within its limit, and nothing else is.
+	if most > 2*maxEnvelope {
+		t.Errorf("reading one mutated bundle allocated %d MiB, want at most %d", most>>20, 2*maxEnvelope>>20)
 	}
+	t.Logf("one read allocated at most %d KiB", most>>10)
 	t.Logf("refused %d bundles: %v", mutations, reasons)
+}
+
+// allocated is how much this process has allocated so far, in bytes.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+// entryHeads are where the headers of the entries behind the envelope begin.
+func entryHeads(tb testing.TB, raw []byte) []int {
+	tb.Helper()
+	var heads []int
+	for at := 0; at < len(raw)-trailerSize; {
+		size, err := strconv.ParseInt(string(raw[at+124:at+135]), 8, 64)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if at > 0 {
+			heads = append(heads, at)
+		}
+		at += blockSize + int(size+padding(size))
+	}
+	return heads
+}
+
+// rewritten is a bundle with one header changed and its checksum made right again.
+func rewritten(raw []byte, at int, change func(header []byte)) []byte {
+	m := slices.Clone(raw)
+	h := m[at : at+blockSize]
+	change(h)
+	copy(h[148:], "        ")
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return m
+}
+
+// resigned is a signed bundle whose list says what this package's own Write refuses to say.
+func resigned(tb testing.TB, k *PrivateKey, change func(*Statement)) []byte {
+	tb.Helper()
+	raw := bundle(tb, WriteOptions{Keys: []*PrivateKey{k}})
+	envelope, err := readEnvelope(bytes.NewReader(raw))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	e, payload, err := openEnvelope(envelope)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s, err := openStatement(payload)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	change(s)
+	if payload, err = json.Marshal(s); err != nil {
+		tb.Fatal(err)
+	}
+	e.Payload, e.Signatures = base64.StdEncoding.EncodeToString(payload), nil
+	if err := addSignatures(e, payload, []*PrivateKey{k}); err != nil {
+		tb.Fatal(err)
+	}
+	if envelope, err = encodeEnvelope(e); err != nil {
+		tb.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := writeEntry(&b, envelopeEntry(envelope), bytes.NewReader(envelope)); err != nil {
+		tb.Fatal(err)
+	}
+	return append(b.Bytes(), raw[entryHeads(tb, raw)[0]:]...)
+}
+
+func TestARefusalNamesWhatIsWrong(t *testing.T) {
+	k := key(t, Ed25519)
+	good := bundle(t, WriteOptions{Serial: 3, Keys: []*PrivateKey{k}})
+	heads := entryHeads(t, good)
+	entries := func(change func(*Predicate)) []byte {
+		return resigned(t, k, func(s *Statement) { change(&s.Predicate) })
+	}
+	none := bundle(t, WriteOptions{Serial: 3})
+	altered := slices.Clone(good)
+	altered[heads[1]+blockSize] ^= 1
+	forged := slices.Clone(good)
+	at := bytes.Index(forged, []byte(`"sig":"`)) + len(`"sig":"`)
+	forged[at] ^= 1 // one letter for another, both of base64's
+	const list = "reading the statement: bundle is not what its list says: "
+	for name, tc := range map[string]struct {
+		raw   []byte
+		trust *Trust
+		last  uint64
+		want  string
+	}{
+		"unsigned with a key": {raw: none, want: "verifying the bundle: bundle is not signed"},
+		"a bad signature":     {raw: forged, want: "verifying the bundle: signatures[0] of key release: signature is not valid"},
+		"an expired key": {raw: good, trust: &Trust{Threshold: 1, Keys: []TrustedKey{{Name: "release", Expires: now, Key: k.Public()}}},
+			want: "verifying the bundle: 0 of 1 needed; key release expired on 2026-11-01: too few signatures"},
+		"an older serial": {raw: good, last: 4, want: "verifying the bundle: its serial is 3, the last seen 4: bundle is older than the last one seen"},
+		"an altered entry": {raw: altered, want: "reading entry 1, lock.json: it hashes to " + hashOf("{}\n", 1) + ", the list has " + hashOf("{}\n", 0) +
+			": bundle is not what its list says"},
+		"a missing entry": {raw: slices.Concat(good[:heads[1]], good[heads[2]:]), want: "reading the header of entry 1: it is not that of lock.json with 3 bytes, which the " +
+			"list has there but of \"layout/blobs/sha256/" + strings.Repeat("a", 64) + "\" with 1500 bytes: bundle is not what its list says"},
+		"a doubled entry": {raw: slices.Concat(good[:heads[2]], good[heads[1]:]), want: "reading the header of entry 2: it is not that of layout/blobs/sha256/" +
+			strings.Repeat("a", 64) + " with 1500 bytes, which the list has there but of \"lock.json\" with 3 bytes: bundle is not what its list says"},
+		"an unlisted entry": {raw: slices.Concat(good[:len(good)-trailerSize], good[heads[0]:]), want: "reading the bundle's end: there is content between entries: " +
+			"bundle is not what its list says"},
+		"an oversized entry": {raw: rewritten(good, heads[1], func(h []byte) { copy(h[124:], "00000000004") }), want: "reading the header of entry 1: it is not that of lock.json " +
+			"with 3 bytes, which the list has there but of \"lock.json\" with 4 bytes: bundle is not what its list says"},
+		"a list with a path": {raw: entries(func(p *Predicate) { p.Entries[3].Name = "../x" }),
+			want: list + `predicate.entries[3].name: "../x" is not a clean relative path`},
+		"a list with a name twice": {raw: entries(func(p *Predicate) { p.Entries[3].Name = "lock.json" }),
+			want: list + `predicate.entries[3].name: "lock.json" is listed already at predicate.entries[1]`},
+		"a list with a monstrous size": {raw: entries(func(p *Predicate) { p.Entries[3].Size = maxEntry + 1 }),
+			want: list + `predicate.entries[3].size: 17179869185 is not from 0 to 17179869184`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if tc.trust == nil {
+				tc.trust = TrustKeys(trusted("release", k))
+			}
+			_, _, err := read(t, tc.raw, ReadOptions{Trust: tc.trust, LastSerial: tc.last})
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if diff := cmp.Diff(tc.want, err.Error()); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// hashOf is the digest of a text whose first byte has flip's bits changed.
+func hashOf(text string, flip byte) string {
+	raw := []byte(text)
+	raw[0] ^= flip
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
+func FuzzOpenEnvelope(f *testing.F) {
+	good, err := readEnvelope(bytes.NewReader(bundle(f, WriteOptions{Keys: []*PrivateKey{key(f, Ed25519)}})))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		_, payload, err := openEnvelope(raw)
+		if err != nil {
+			return
+		}
+		s, err := openStatement(payload)
+		if err != nil {
+			return
+		}
+		for _, e := range s.Predicate.Entries {
+			if !filepath.IsLocal(e.Name) || e.Size < 0 {
+				t.Errorf("the list names %q with %d bytes", e.Name, e.Size)
+			}
+		}
+	})
 }
 
 func FuzzRead(f *testing.F) {

@@ -18,8 +18,10 @@ import (
 	"golang.org/x/term"
 
 	"github.com/gapproof/gapproof/images"
+	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	"github.com/gapproof/gapproof/runner/bundle"
 	"github.com/gapproof/gapproof/runner/bundle/signed"
+	"github.com/gapproof/gapproof/scenarios/catalogue"
 )
 
 // passphraseVariable holds the passphrase of private keys where there is no terminal to ask at.
@@ -42,7 +44,7 @@ func (o *packOptions) flags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&o.include, "include", nil, "folder of your own, such as policies, to be carried as include/NAME; may be given several times")
 }
 
-// pack writes the lab, this binary and the included folders as a bundle.
+// pack writes the lab, this binary, the topologies, the catalogue and the included folders as a bundle.
 func (a *app) pack(ctx context.Context, lock *images.Lock, o packOptions) error {
 	w := signed.WriteOptions{Root: bundle.SubjectEntry, Serial: o.serial, Version: version, Platform: lock.Platform}
 	if o.expires != "" {
@@ -65,6 +67,16 @@ func (a *app) pack(ctx context.Context, lock *images.Lock, o packOptions) error 
 		return fmt.Errorf("finding this program: %w", err)
 	}
 	sources = append(sources, signed.Source{Name: "bin/gapproof", Open: func() (io.ReadCloser, error) { return os.Open(own) }})
+	for _, of := range []struct {
+		fs     fs.FS
+		prefix string
+	}{{kindconfigs.Files(), "kind-configs/"}, {catalogue.FS, "scenarios/"}} {
+		more, err := bundle.FSSources(of.fs, of.prefix)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, more...)
+	}
 	for _, dir := range o.include {
 		more, err := bundle.TreeSources(dir, "include/"+filepath.Base(filepath.Clean(dir))+"/")
 		if err != nil {

@@ -296,9 +296,6 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func
 	}
 	for i, p := range plans {
 		if base == nil {
-			if p, err = replan(p, world.Facts()); err != nil {
-				return err
-			}
 			if base, err = s.baseline(ctx, world, p.Attempts); err != nil {
 				return err
 			}
@@ -313,6 +310,11 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func
 		s.progress(sc.Name, sc.Took)
 		if remakes(p) {
 			base = nil // of addresses that are gone
+			for k := i + 1; k < len(plans); k++ {
+				if plans[k], err = replan(plans[k], world.Facts()); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

@@ -10,11 +10,14 @@
 //	scenarios/001-name/
 //	  scenario.json             raw: the scenario as it was loaded, with where its policies are written
 //	  facts.json                raw: addresses, nodes and the resolver, as the cluster gave them
+//	  facts-002.json            raw: the same since step 2, for every step that made pods again
 //	  baseline.jsonl            raw: an observation per attempt, before any policy
 //	  policies.jsonl            raw: per step the policies as the API server returned them, right after it took the changes
+//	  clusterpolicies.jsonl     raw: the ClusterNetworkPolicies likewise
 //	  steps.jsonl               raw: per step how long enforcing took, and when each round of attempts began
 //	  observations.jsonl        raw: per step, round and attempt the outcome, arrivals, controls and sightings
 //	  plan.json                 derived: attempts, changes, and per step what was intended and derived for each attempt
+//	  plan-002.json             derived: the plan since step 2, for every step that made pods again
 //	  attempts.log              derived: every round of each attempt whose result is not pass, in logfmt
 //	notes.json                  derived: the semantics notes that applied, with what each leaves open
 //	report.json                 derived: the report of the run

@@ -147,7 +147,7 @@ func record(tb testing.TB, dir string) string {
 		for _, policy := range st.Policies {
 			held = append(held, asStored(policy.Spec))
 		}
-		must(w.Accepted(st.Name, held))
+		must(w.Accepted(p, n, facts, evidence.Held{Policies: held}))
 		var rounds []compare.Round
 		for k := range 3 {
 			r := compare.Round{After: time.Duration(k+1) * 250 * time.Millisecond}
@@ -257,8 +257,8 @@ func TestWhatARunWroteVerifies(t *testing.T) {
 	if len(v.Differences) > 0 {
 		t.Errorf("differences: %v", v.Differences)
 	}
-	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 11 || v.WrittenBy != "v0.2.0" {
-		t.Errorf("got %+v, want the digest %s of 11 files", v, digest)
+	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 12 || v.WrittenBy != "v0.2.0" {
+		t.Errorf("got %+v, want the digest %s of 12 files", v, digest)
 	}
 }
 
@@ -357,6 +357,9 @@ func with(all fstest.MapFS, name string, content []byte) fstest.MapFS {
 	return all
 }
 
+// wholeFile are the words of differences that no line can be named for.
+var wholeFile = regexp.MustCompile(`^has \d+ bytes|^is missing|^is not listed|^belongs to`)
+
 func TestEditsAreNamed(t *testing.T) {
 	const dir = "scenarios/001-two-ends/"
 	all := written(t)
@@ -387,7 +390,7 @@ func TestEditsAreNamed(t *testing.T) {
 		{"a manifest that is gone", without("manifest.json"), "manifest.json: is missing", ""},
 		{"a hole made a break", resealed(replace("report.json", `"class": "hole"`, `"class": "break"`)), "report.json: x/c>y/b:TCP/5432: scenarios[0].steps[0].judgements[", `].class: stored "break", derived "hole"`},
 		{"an intent that was never written", resealed(replace(dir+"plan.json", `"intended": "deny"`, `"intended": "allow"`)), dir + "plan.json: x/c>y/b:TCP/5432: steps[0].promises[", `].intended: stored "allow", derived "deny"`},
-		{"a line of the log", resealed(replace(dir+"attempts.log", "IP_RPFILTER", "NETFILTER_DROP")), dir + "attempts.log: y/b>x/c:TCP/80: line ", "IP_RPFILTER"},
+		{"a line of the log", resealed(replace(dir+"attempts.log", "IP_RPFILTER", "NETFILTER_DROP")), dir + "attempts.log: y/b>x/c:TCP/80: stored ", "IP_RPFILTER"},
 		{"a policy that the API server did not hold", resealed(replace(dir+"policies.jsonl", `"matchLabels":{"app":"a"}`, `"matchLabels":{"app":"c"}`)), dir + `policies.jsonl: step "applied": policy y/db: the API server held`, ""},
 		{"a drop that was another", resealed(replace(dir+"observations.jsonl", `IP_RPFILTER`, `NETFILTER_DROP`)), dir + "attempts.log: y/b>x/c:TCP/80", ""},
 		{"a baseline that had failed", resealed(replace(dir+"baseline.jsonl", `"kind":"timedOut"`, `"kind":"replied"`)), dir + "baseline.jsonl: x/c>y/b:UDP/53: baselineFault", ""},
@@ -398,9 +401,11 @@ func TestEditsAreNamed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got := verify(t, tt.dir)
 			if !slices.ContainsFunc(got, func(d evidence.Difference) bool {
-				return strings.HasPrefix(d.String(), tt.want) && strings.Contains(d.String(), tt.says)
+				whole := d
+				whole.Line = 0
+				return strings.HasPrefix(whole.String(), tt.want) && strings.Contains(whole.String(), tt.says) && (d.Line > 0) == !wholeFile.MatchString(d.What)
 			}) {
-				t.Errorf("none begins with %q and says %q:\n%v", tt.want, tt.says, got)
+				t.Errorf("none begins with %q and says %q, on a line or of a whole file:\n%v", tt.want, tt.says, got)
 			}
 		})
 	}

@@ -15,7 +15,7 @@ func (s *Suite) sift(ctx context.Context, all []*scenarios.Scenario) (able []*sc
 	var reason string
 	asked := false
 	for _, sc := range all {
-		if !hasClusterPolicies(sc) {
+		if !sc.Policies.HasCluster() {
 			able = append(able, sc)
 			continue
 		}
@@ -45,13 +45,9 @@ func (s *Suite) missing(ctx context.Context) (string, error) {
 	return s.o.Cluster.Missing(ctx)
 }
 
-func hasClusterPolicies(sc *scenarios.Scenario) bool {
-	return len(sc.Policies.LoadedCluster) > 0 || len(sc.Policies.Cluster) > 0
-}
-
 // clearCluster takes a plan's ClusterNetworkPolicies back.
 func (s *Suite) clearCluster(ctx context.Context, p *plan.Plan) error {
-	if !hasClusterPolicies(p.Scenario) {
+	if !p.Scenario.Policies.HasCluster() {
 		return nil
 	}
 	return s.o.Cluster.Clear(ctx)

@@ -26,7 +26,9 @@
 // Without a manifest such a directory is evidence of nothing. The same run gives the same bytes; keys, order and line ends never depend on
 // the machine. Durations are nanoseconds.
 //
-// The trap: verifying finds every edit of what is stored, unless somebody writes every file anew so that all agree, the manifest too. Against that
-// helps only what is kept elsewhere: the manifest's own digest, which a run and a verification print, or a signature over it, which this package does
-// not make. Nor can it tell whether what agents and kernels reported was true when it was written down. Nothing here talks to a cluster.
+// The trap: verifying finds every edit of what is stored, unless somebody writes every file anew so that all agree, the manifest too; and
+// under a manifest made anew it does not find an edit of a raw fact on which no conclusion rests: what an API server adds to an object, a label or an
+// address that nothing asks for, the number of packets or the time of an attempt whose verdict they do not change, in a round that another one followed.
+// Against both helps only what is kept elsewhere: the manifest's own digest, which a run and a verification print, or a signature over it, which this
+// package does not make. Nor can it tell whether what agents and kernels reported was true when it was written down. Nothing here talks to a cluster.
 package evidence

@@ -181,6 +181,9 @@ type Policies struct {
 	LoadedCluster []ClusterPolicy `json:"-"`
 }
 
+// HasCluster tells whether there is any ClusterNetworkPolicy, which not every cluster serves.
+func (p Policies) HasCluster() bool { return len(p.LoadedCluster) > 0 || len(p.Cluster) > 0 }
+
 // Policy is one NetworkPolicy and where it was written.
 type Policy struct {
 	Spec networkingv1.NetworkPolicy

@@ -3,7 +3,7 @@
 // An [Applier] belongs to one run. It creates or replaces the NetworkPolicies it is given, deletes them by name, and can clear every
 // policy of its run; each carries the run's label. A [ClusterApplier] does the same with ClusterNetworkPolicies, where the cluster serves
 // them; it goes through the dynamic client, so that the one kind of that API does not bring a clientset. [CleanCluster] removes what killed runs
-// left of them. [Applier.Stored] returns policies as the API server holds them, for evidence.
+// left of them. [Applier.Stored] and [ClusterApplier.Stored] return policies as the API server holds them, for evidence.
 //
 // The trap: accepted by the API server is not enforced. Whether the nodes follow is for the suite's beacons to show.
 package apply

@@ -1,10 +1,12 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -123,6 +125,16 @@ func deleteCluster(ctx context.Context, client dynamic.Interface, p *unstructure
 		return fmt.Errorf("deleting policy %s: %w", p.GetName(), err)
 	}
 	return nil
+}
+
+// Stored returns the run's policies as the API server holds them, by name.
+func (a *ClusterApplier) Stored(ctx context.Context) ([]unstructured.Unstructured, error) {
+	list, err := a.client.Resource(clusterPolicies()).List(ctx, kube.ListRun(a.run))
+	if err != nil {
+		return nil, fmt.Errorf("listing the run's policies of kind %s: %w", clusterPolicyKind, err)
+	}
+	slices.SortFunc(list.Items, func(a, b unstructured.Unstructured) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return list.Items, nil
 }
 
 // Clear deletes every ClusterNetworkPolicy of the run.

@@ -15,6 +15,8 @@ const maxDifferences = 50
 type contrast struct {
 	v    *verifier
 	file string
+	// lines are those of the stored document, by path.
+	lines map[string]int
 	// root is the derived document, where the attempts of a plan are named.
 	root  any
 	found int
@@ -76,7 +78,17 @@ func (c *contrast) list(path, attempt string, stored, derived []any) {
 
 func (c *contrast) add(path, attempt, what string) {
 	if c.found++; c.found <= maxDifferences {
-		c.v.add(c.file, attempt, "%s: %s", path, what)
+		c.v.add(c.file, c.line(path), attempt, "%s: %s", path, what)
+	}
+}
+
+// line is where the value of that path is written, or what would hold it, where it is missing.
+func (c *contrast) line(path string) int {
+	for {
+		if n, ok := c.lines[path]; ok {
+			return n
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 	}
 }
 

@@ -36,10 +36,19 @@ const (
 	observationsFile = "observations.jsonl"
 	planFile         = "plan.json"
 	attemptsFile     = "attempts.log"
+	// clusterPoliciesFile is apart from policiesFile: its lines are of another API, which a cluster need not serve.
+	clusterPoliciesFile = "clusterpolicies.jsonl"
 )
 
-// policyKind is the API's kind of a stored policy.
-const policyKind = "NetworkPolicy"
+// factsSince and planSince are the names of what a step changed that made pods again; steps are counted from 0.
+func factsSince(step int) string { return fmt.Sprintf("facts-%03d.json", step+1) }
+func planSince(step int) string  { return fmt.Sprintf("plan-%03d.json", step+1) }
+
+// The API's kinds of stored policies.
+const (
+	policyKind        = "NetworkPolicy"
+	clusterPolicyKind = "ClusterNetworkPolicy"
+)
 
 // folder is the n-th scenario's, counted from 0. The number keeps the order and tells scenarios of one name apart.
 func folder(n int, name string) string {
@@ -174,6 +183,13 @@ func unwrite(list []written) []scenarios.Policy {
 type stored struct {
 	Step   string                     `json:"step"`
 	Policy networkingv1.NetworkPolicy `json:"policy"`
+}
+
+// storedCluster is the same of one ClusterNetworkPolicy: the whole of what was returned, for its API is younger than the types that this
+// package knows it by.
+type storedCluster struct {
+	Step   string         `json:"step"`
+	Policy map[string]any `json:"policy"`
 }
 
 // step is what was measured of one step.

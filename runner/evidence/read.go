@@ -65,11 +65,14 @@ func Rebuild(dir fs.FS) (*report.Report, error) {
 
 // record is everything of one scenario: what was read, and the plan that follows from it.
 type record struct {
-	folder   string
-	loaded   loaded
-	plan     *plan.Plan
+	folder string
+	loaded loaded
+	plan   *plan.Plan
+	// plans has one entry per step that was begun: the plan since, which is another one where pods were made again.
+	plans    []*plan.Plan
 	baseline []probes.Observation
 	policies []stored
+	cluster  []storedCluster
 	steps    []step
 	// rounds has one entry per step.
 	rounds [][]compare.Round
@@ -95,8 +98,9 @@ func rebuild(run Run, all []record) *report.Report {
 
 // step judges the n-th step again.
 func (rec *record) step(run Run, n int, took time.Duration) report.Step {
-	out := report.Step{Name: rec.plan.Steps[n].Name, Enforced: rec.steps[n].Enforced, Decided: rec.steps[n].Decided, Rounds: len(rec.rounds[n]), Took: took}
-	out.Judgements, out.Gaps = compare.JudgeRounds(rec.plan.Attempts, rec.plan.Steps[n].Promises, rec.rounds[n], run.Options.Settle)
+	p := rec.plans[n]
+	out := report.Step{Name: p.Steps[n].Name, Enforced: rec.steps[n].Enforced, Decided: rec.steps[n].Decided, Rounds: len(rec.rounds[n]), Took: took}
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, p.Steps[n].Promises, rec.rounds[n], run.Options.Settle)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {
 			j.Replay = compare.Replay(rec.loaded.File, j.Attempt.ID, run.Options.Replay...)
@@ -108,8 +112,8 @@ func (rec *record) step(run Run, n int, took time.Duration) report.Step {
 // reader reads raw files and holds each against what writing it again gives, so that nothing hides in what a decoder passes over.
 type reader struct {
 	dir fs.FS
-	// strange are files that say more, or say it otherwise, than what was read from them.
-	strange []string
+	// strange are the places, one per file, that say more, or say it otherwise, than what was read from them.
+	strange []Difference
 }
 
 // all reads the run and its scenarios, and checks that they fit together as far as rebuilding needs it.
@@ -163,7 +167,36 @@ func (r *reader) scenario(run Run, folder string) (record, error) {
 	if rec.policies, err = lines[stored](r, folder+"/"+policiesFile); err != nil {
 		return rec, err
 	}
-	return rec, r.rounds(&rec)
+	if rec.cluster, err = lines[storedCluster](r, folder+"/"+clusterPoliciesFile); err != nil {
+		return rec, err
+	}
+	if err := r.rounds(&rec); err != nil {
+		return rec, err
+	}
+	return rec, r.plans(&rec)
+}
+
+// plans renews the plan at every step that made pods again, as the run did. The step at which a run ended may have left its facts, or not.
+func (r *reader) plans(rec *record) error {
+	current := rec.plan
+	for n := range min(len(rec.plan.Steps), len(rec.steps)+1) {
+		if len(current.Remade(n)) > 0 {
+			name := rec.folder + "/" + factsSince(n)
+			var facts plan.Facts
+			err := r.document(name, &facts)
+			if n == len(rec.steps) && errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if current, err = current.Renew(n, facts); err != nil {
+				return &FormatError{name, 1, err}
+			}
+		}
+		rec.plans = append(rec.plans, current)
+	}
+	return nil
 }
 
 // rounds reads what was measured and observed of every step, in the order of the plan.
@@ -225,9 +258,27 @@ func (r *reader) document(name string, v any) error {
 	}
 	var again bytes.Buffer
 	if err := writeDocument(&again, v); err != nil || !bytes.Equal(again.Bytes(), b) {
-		r.strange = append(r.strange, name)
+		r.strangeAt(name, firstOther(b, again.Bytes()))
 	}
 	return nil
+}
+
+func (r *reader) strangeAt(name string, line int) {
+	if !slices.ContainsFunc(r.strange, func(d Difference) bool { return d.File == name }) {
+		r.strange = append(r.strange, Difference{File: name, Line: line, What: strangeWords})
+	}
+}
+
+// strangeWords are for what a decoder passes over.
+const strangeWords = "says something that gapproof does not write: repeated or reordered members, or other spacing"
+
+// firstOther is the first line of b, counted from 1, that is not the same in want.
+func firstOther(b, want []byte) int {
+	n := 0
+	for n < len(b) && n < len(want) && b[n] == want[n] {
+		n++
+	}
+	return 1 + bytes.Count(b[:n], []byte("\n"))
 }
 
 // lines reads a file of one JSON object per line.
@@ -248,8 +299,8 @@ func lines[T any](r *reader, name string) ([]T, error) {
 			return nil, &FormatError{name, n, err}
 		}
 		again.Reset()
-		if err := writeLine(&again, v); (err != nil || !bytes.Equal(bytes.TrimSuffix(again.Bytes(), []byte("\n")), line)) && !slices.Contains(r.strange, name) {
-			r.strange = append(r.strange, name)
+		if err := writeLine(&again, v); err != nil || !bytes.Equal(bytes.TrimSuffix(again.Bytes(), []byte("\n")), line) {
+			r.strangeAt(name, n)
 		}
 		out, b = append(out, v), rest
 	}

@@ -11,9 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-
-	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
+	"strconv"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
@@ -24,18 +22,24 @@ import (
 // Difference is one thing in a directory that is not as the rest of it says.
 type Difference struct {
 	File string
+	// Line is counted from 1; zero where only the whole file can be named, as by a digest.
+	Line int
 	// Attempt is the ID of the attempt it concerns; empty when it concerns none or more than one.
 	Attempt string
 	// What says what differs.
 	What string
 }
 
-// String is "file: attempt: what".
+// String is "file:line: attempt: what", without the parts that are not known.
 func (d Difference) String() string {
-	if d.Attempt == "" {
-		return d.File + ": " + d.What
+	words := d.File
+	if d.Line > 0 {
+		words += ":" + strconv.Itoa(d.Line)
 	}
-	return d.File + ": " + d.Attempt + ": " + d.What
+	if d.Attempt != "" {
+		words += ": " + d.Attempt
+	}
+	return words + ": " + d.What
 }
 
 // Verification is what verifying a directory found.
@@ -60,9 +64,7 @@ func Verify(dir fs.FS) (*Verification, error) {
 	}
 	r := reader{dir: dir}
 	run, all, err := r.all()
-	for _, name := range r.strange {
-		v.add(name, "", "says something that gapproof does not write: repeated or reordered members, or other spacing")
-	}
+	v.Differences = append(v.Differences, r.strange...)
 	v.WrittenBy = run.Versions.Gapproof
 	var missing *fs.PathError
 	switch {
@@ -76,6 +78,7 @@ func Verify(dir fs.FS) (*Verification, error) {
 	for _, rec := range all {
 		v.facts(rec)
 		v.policies(rec)
+		v.clusterPolicies(rec)
 	}
 	if err := v.conclusions(run, all); err != nil {
 		return &v.Verification, err
@@ -89,8 +92,9 @@ type verifier struct {
 	Verification
 }
 
-func (v *verifier) add(file, attempt, format string, args ...any) {
-	v.Differences = append(v.Differences, Difference{file, attempt, fmt.Sprintf(format, args...)})
+// add tells of a line of a file, or with line 0 of all of it.
+func (v *verifier) add(file string, line int, attempt, format string, args ...any) {
+	v.Differences = append(v.Differences, Difference{file, line, attempt, fmt.Sprintf(format, args...)})
 }
 
 // manifest holds every file against its entry.
@@ -101,7 +105,7 @@ func (v *verifier) manifest() error {
 		if _, err := fs.Stat(v.dir, runFile); errors.Is(err, fs.ErrNotExist) {
 			return ErrNone
 		}
-		v.add(manifestFile, "", "is missing: the run did not end, or somebody removed it")
+		v.add(manifestFile, 0, "", "is missing: the run did not end, or somebody removed it")
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading evidence: %w", err)
@@ -116,14 +120,17 @@ func (v *verifier) manifest() error {
 	if m.APIVersion != APIVersion || m.Kind != ManifestKind {
 		return &FormatError{manifestFile, 1, fmt.Errorf("it is %s %s, want %s %s", m.APIVersion, m.Kind, APIVersion, ManifestKind)}
 	}
-	if len(r.strange) > 0 {
-		v.add(manifestFile, "", "says something that gapproof does not write: repeated or reordered members, or other spacing")
-	}
+	v.Differences = append(v.Differences, r.strange...)
 	v.listed = m.Files
 	listed := map[string]File{}
-	for _, f := range m.Files {
+	at := linesOf(b)
+	for i, f := range m.Files {
+		line := at[fmt.Sprintf("files[%d]", i)]
 		if _, twice := listed[f.Name]; twice {
-			v.add(f.Name, "", "is listed twice in the manifest")
+			v.add(manifestFile, line, "", "lists %s twice", f.Name)
+		}
+		if i > 0 && f.Name < m.Files[i-1].Name {
+			v.add(manifestFile, line, "", "lists %s behind %s", f.Name, m.Files[i-1].Name)
 		}
 		listed[f.Name] = f
 	}
@@ -132,7 +139,7 @@ func (v *verifier) manifest() error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(listed)) {
-		v.add(name, "", "is missing")
+		v.add(name, 0, "", "is missing")
 	}
 	return nil
 }
@@ -146,14 +153,14 @@ func (v *verifier) walk(listed map[string]File) error {
 		case d.IsDir(), name == manifestFile:
 			return nil
 		case !d.Type().IsRegular():
-			v.add(name, "", "is not a regular file")
+			v.add(name, 0, "", "is not a regular file")
 			delete(listed, name)
 			return nil
 		}
 		want, ok := listed[name]
 		delete(listed, name)
 		if !ok {
-			v.add(name, "", "is not listed in the manifest")
+			v.add(name, 0, "", "is not listed in the manifest")
 			return nil
 		}
 		f, err := v.dir.Open(name)
@@ -166,7 +173,7 @@ func (v *verifier) walk(listed map[string]File) error {
 			return fmt.Errorf("reading evidence %s: %w", name, err)
 		}
 		if got := hex.EncodeToString(sum.Sum(nil)); size != want.Size || got != want.SHA256 {
-			v.add(name, "", "has %d bytes and SHA-256 %s; the manifest says %d and %s", size, got, want.Size, want.SHA256)
+			v.add(name, 0, "", "has %d bytes and SHA-256 %s; the manifest says %d and %s", size, got, want.Size, want.SHA256)
 		}
 		return nil
 	})
@@ -175,7 +182,7 @@ func (v *verifier) walk(listed map[string]File) error {
 // missing tells of a file that is not there, once.
 func (v *verifier) missing(name string) {
 	if !slices.ContainsFunc(v.Differences, func(d Difference) bool { return d.File == name }) {
-		v.add(name, "", "is missing")
+		v.add(name, 0, "", "is missing")
 	}
 }
 
@@ -183,13 +190,20 @@ func (v *verifier) missing(name string) {
 func (v *verifier) unknown(all []record) {
 	known := []string{runFile, notesFile, reportFile}
 	for _, rec := range all {
-		for _, name := range []string{scenarioFile, factsFile, baselineFile, policiesFile, stepsFile, observationsFile, planFile, attemptsFile} {
+		for _, name := range []string{
+			scenarioFile, factsFile, baselineFile, policiesFile, clusterPoliciesFile, stepsFile, observationsFile, planFile, attemptsFile,
+		} {
 			known = append(known, rec.folder+"/"+name)
+		}
+		for n, p := range rec.plans {
+			if len(p.Remade(n)) > 0 {
+				known = append(known, rec.folder+"/"+factsSince(n), rec.folder+"/"+planSince(n))
+			}
 		}
 	}
 	for _, f := range v.listed {
 		if !slices.Contains(known, f.Name) {
-			v.add(f.Name, "", "belongs to no scenario of the run")
+			v.add(f.Name, 0, "", "belongs to no scenario of the run")
 		}
 	}
 }
@@ -198,17 +212,20 @@ func (v *verifier) unknown(all []record) {
 func (v *verifier) facts(rec record) {
 	for i, o := range rec.baseline {
 		a := rec.plan.Attempts[i]
-		v.attempt(rec.folder+"/"+baselineFile, a, o)
+		v.attempt(rec.folder+"/"+baselineFile, i+1, a, o)
 		bare := o
 		bare.Control.BaselineFault = ""
 		if want := compare.BaselineFault(bare, a); o.Control.BaselineFault != want {
-			v.add(rec.folder+"/"+baselineFile, a.ID, "baselineFault: stored %q, derived %q", o.Control.BaselineFault, want)
+			v.add(rec.folder+"/"+baselineFile, i+1, a.ID, "baselineFault: stored %q, derived %q", o.Control.BaselineFault, want)
 		}
 	}
 	file := rec.folder + "/" + observationsFile
 	ground := compare.NewGround(rec.baseline)
+	line := 0
 	for n, rounds := range rec.rounds {
-		promises := rec.plan.Steps[n].Promises
+		p := rec.plans[n]
+		promises := p.Steps[n].Promises
+		ground.Remake(p.Attempts, p.Remade(n))
 		derived := make([]compare.Round, len(rounds))
 		for k, r := range rounds {
 			derived[k].Observations = slices.Clone(r.Observations)
@@ -218,14 +235,15 @@ func (v *verifier) facts(rec record) {
 			}
 		}
 		if len(rounds) > 0 {
-			ground.Hold(compare.Backends(rec.plan.Attempts, promises), promises, derived)
+			ground.Hold(compare.Backends(p.Attempts, promises), promises, derived)
 		}
 		for k, r := range rounds {
 			for i, o := range r.Observations {
-				v.attempt(file, rec.plan.Attempts[i], o)
+				line++
+				v.attempt(file, line, p.Attempts[i], o)
 				got, want := o.Control, derived[k].Observations[i].Control
 				if got != want {
-					v.add(file, o.Attempt.ID, "control: the baseline is %s %q %q, derived is %s %q %q", got.Baseline, got.BaselineFault, got.Instead,
+					v.add(file, line, o.Attempt.ID, "control: the baseline is %s %q %q, derived is %s %q %q", got.Baseline, got.BaselineFault, got.Instead,
 						want.Baseline, want.BaselineFault, want.Instead)
 				}
 			}
@@ -234,89 +252,16 @@ func (v *verifier) facts(rec record) {
 }
 
 // attempt holds what was sent against what was planned, and the outcome against what was sent.
-func (v *verifier) attempt(file string, a plan.Planned, o probes.Observation) {
+func (v *verifier) attempt(file string, line int, a plan.Planned, o probes.Observation) {
 	if got := o.Attempt; got.ID != a.ID || got.Protocol != a.Protocol || got.Destination != a.Address || got.Name != a.Name {
-		v.add(file, a.ID, "attempt: sent %s %s to %s%s, planned %s to %s%s", got.ID, got.Protocol, valid(got.Destination), got.Name, a.Protocol, valid(a.Address), a.Name)
+		v.add(file, line, a.ID, "attempt: sent %s %s to %s%s, planned %s to %s%s", got.ID, got.Protocol, valid(got.Destination), got.Name, a.Protocol, valid(a.Address), a.Name)
 	}
 	if got := o.Attempt.Family; a.Kind == plan.Lookup && got != a.Family {
-		v.add(file, a.ID, "attempt: asked for records of %s, planned %s", got, a.Family)
+		v.add(file, line, a.ID, "attempt: asked for records of %s, planned %s", got, a.Family)
 	}
 	if id := o.Outcome.AttemptID; id != o.Attempt.ID && (id != "" || o.Outcome.Kind != probes.OutcomeUnknown) {
-		v.add(file, a.ID, "outcome: is of attempt %q", id)
+		v.add(file, line, a.ID, "outcome: is of attempt %q", id)
 	}
-}
-
-// policies holds what the API server returned after every step against the policies that the plan has in effect then.
-func (v *verifier) policies(rec record) {
-	file := rec.folder + "/" + policiesFile
-	held := map[string]map[string]networkingv1.NetworkPolicy{}
-	for _, s := range rec.policies {
-		if !slices.ContainsFunc(rec.plan.Steps, func(st plan.Step) bool { return st.Name == s.Step }) {
-			v.add(file, "", "step %q: the scenario has none of that name", s.Step)
-		}
-		if held[s.Step] == nil {
-			held[s.Step] = map[string]networkingv1.NetworkPolicy{}
-		}
-		key := s.Policy.Namespace + "/" + s.Policy.Name
-		if s.Policy.APIVersion != networkingv1.SchemeGroupVersion.String() || s.Policy.Kind != policyKind {
-			v.add(file, "", "step %q: policy %s is of %s %s", s.Step, key, s.Policy.APIVersion, s.Policy.Kind)
-		}
-		if _, twice := held[s.Step][key]; twice {
-			v.add(file, "", "step %q: policy %s is there twice", s.Step, key)
-		}
-		held[s.Step][key] = s.Policy
-	}
-	for n, st := range rec.plan.Steps {
-		if n >= len(rec.steps) && held[st.Name] == nil {
-			continue // the run ended before it
-		}
-		for _, p := range st.Policies {
-			key := p.Spec.Namespace + "/" + p.Spec.Name
-			got, ok := held[st.Name][key]
-			delete(held[st.Name], key)
-			if !ok {
-				v.add(file, "", "step %q: policy %s is planned and the API server did not hold it", st.Name, key)
-				continue
-			}
-			want, err1 := json.Marshal(defaulted(p.Spec.Spec))
-			have, err2 := json.Marshal(got.Spec)
-			if err := errors.Join(err1, err2); err != nil {
-				v.add(file, "", "step %q: policy %s: %v", st.Name, key, err)
-			} else if !bytes.Equal(want, have) {
-				v.add(file, "", "step %q: policy %s: the API server held %s, planned is %s", st.Name, key, have, want)
-			}
-		}
-		for _, key := range slices.Sorted(maps.Keys(held[st.Name])) {
-			v.add(file, "", "step %q: policy %s: the API server held it and it is not planned", st.Name, key)
-		}
-	}
-}
-
-// defaulted is a spec as the API server stores it: SetDefaults_NetworkPolicy and SetDefaults_NetworkPolicyPort in
-// https://github.com/kubernetes/kubernetes/blob/master/pkg/apis/networking/v1/defaults.go.
-func defaulted(spec networkingv1.NetworkPolicySpec) networkingv1.NetworkPolicySpec {
-	spec = *spec.DeepCopy()
-	if len(spec.PolicyTypes) == 0 {
-		spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
-		if len(spec.Egress) > 0 {
-			spec.PolicyTypes = append(spec.PolicyTypes, networkingv1.PolicyTypeEgress)
-		}
-	}
-	tcp := corev1.ProtocolTCP
-	protocols := func(ports []networkingv1.NetworkPolicyPort) {
-		for i := range ports {
-			if ports[i].Protocol == nil {
-				ports[i].Protocol = &tcp
-			}
-		}
-	}
-	for i := range spec.Ingress {
-		protocols(spec.Ingress[i].Ports)
-	}
-	for i := range spec.Egress {
-		protocols(spec.Egress[i].Ports)
-	}
-	return spec
 }
 
 // conclusions makes every derived file again and holds the stored one against it.
@@ -324,16 +269,21 @@ func (v *verifier) conclusions(run Run, all []record) error {
 	rep := rebuild(run, all)
 	v.Scenarios = len(rep.Scenarios)
 	for i, rec := range all {
-		var planned, log bytes.Buffer
-		if err := writeDocument(&planned, rec.plan); err != nil {
-			return fmt.Errorf("writing the plan of %s: %w", rec.plan.Name, err)
-		}
-		if err := v.same(rec.folder+"/"+planFile, planned.Bytes()); err != nil {
+		var log bytes.Buffer
+		if err := v.samePlan(rec.folder+"/"+planFile, rec.plan); err != nil {
 			return err
+		}
+		for n, p := range rec.plans {
+			if len(p.Remade(n)) == 0 {
+				continue
+			}
+			if err := v.samePlan(rec.folder+"/"+planSince(n), p); err != nil {
+				return err
+			}
 		}
 		for n, st := range rep.Scenarios[len(run.Skipped)+i].Steps {
 			v.Judgements += len(st.Judgements)
-			writeAttempts(&log, rec.plan.Name, rec.plan, n, st.Judgements, rec.rounds[n])
+			writeAttempts(&log, rec.plan.Name, rec.plans[n], n, st.Judgements, rec.rounds[n])
 		}
 		if err := v.sameLog(rec.folder+"/"+attemptsFile, log.Bytes()); err != nil {
 			return err
@@ -365,6 +315,14 @@ func (v *verifier) stored(name string) ([]byte, bool, error) {
 	return b, true, nil
 }
 
+func (v *verifier) samePlan(name string, p *plan.Plan) error {
+	var planned bytes.Buffer
+	if err := writeDocument(&planned, p); err != nil {
+		return fmt.Errorf("writing the plan of %s: %w", p.Name, err)
+	}
+	return v.same(name, planned.Bytes())
+}
+
 // same holds a stored JSON document against the derived one.
 func (v *verifier) same(name string, derived []byte) error {
 	b, ok, err := v.stored(name)
@@ -379,9 +337,9 @@ func (v *verifier) same(name string, derived []byte) error {
 		return fmt.Errorf("reading what was just written: %w", err)
 	}
 	before := len(v.Differences)
-	(&contrast{v: v, file: name, root: should}).value("", "", is, should)
+	(&contrast{v: v, file: name, lines: linesOf(b), root: should}).value("", "", is, should)
 	if len(v.Differences) == before {
-		v.add(name, "", "says something that gapproof does not write: repeated or reordered members, or other spacing")
+		v.add(name, firstOther(b, derived), "", strangeWords)
 	}
 	return nil
 }
@@ -402,7 +360,7 @@ func (v *verifier) sameLog(name string, derived []byte) error {
 			d = should[i]
 		}
 		if !bytes.Equal(a, d) {
-			v.add(name, attemptOfLine(d), "line %d: stored %q, derived %q", i+1, a, d)
+			v.add(name, i+1, attemptOfLine(d), "stored %q, derived %q", a, d)
 			break // what follows is often only shifted
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
@@ -33,10 +34,11 @@ type Writer struct {
 	options Options
 	files   []File
 	// The scenario that is being written.
-	count int
-	plan  *plan.Plan
-	step  int
-	open  map[string]*output
+	count  int
+	folder string
+	plan   *plan.Plan
+	step   int
+	open   map[string]*output
 }
 
 // New makes the directory, or takes an empty one. Any other is [ErrNotEmpty].
@@ -61,13 +63,14 @@ func (w *Writer) Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observati
 	}
 	w.plan, w.step = p, 0
 	dir := folder(w.count, p.Name)
+	w.folder = dir
 	w.count++
 	for name, v := range map[string]any{scenarioFile: load(p.Scenario), factsFile: f, planFile: p} {
 		if err := w.document(dir+"/"+name, v); err != nil {
 			return err
 		}
 	}
-	for _, name := range []string{baselineFile, policiesFile, stepsFile, observationsFile, attemptsFile} {
+	for _, name := range []string{baselineFile, policiesFile, clusterPoliciesFile, stepsFile, observationsFile, attemptsFile} {
 		out, err := w.create(dir + "/" + name)
 		if err != nil {
 			return err
@@ -82,11 +85,33 @@ func (w *Writer) Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observati
 	return w.flush()
 }
 
-// Accepted keeps the policies that the API server holds after it took the step's changes.
-func (w *Writer) Accepted(step string, policies []networkingv1.NetworkPolicy) error {
-	for _, p := range policies {
-		p.APIVersion, p.Kind = networkingv1.SchemeGroupVersion.String(), policyKind // a typed client leaves them out of lists
-		if err := writeLine(w.open[policiesFile], stored{step, p}); err != nil {
+// Held are the policies of a run that the API server holds, as it returned them, each kind in the order of namespaces and names.
+type Held struct {
+	Policies []networkingv1.NetworkPolicy
+	Cluster  []unstructured.Unstructured
+}
+
+// Accepted keeps the policies that the API server holds after it took the changes of the step of this index; and of a step that made pods
+// again the plan and the facts since.
+func (w *Writer) Accepted(p *plan.Plan, step int, f plan.Facts, h Held) error {
+	w.plan = p
+	if len(p.Remade(step)) > 0 {
+		if err := w.document(w.folder+"/"+factsSince(step), f); err != nil {
+			return err
+		}
+		if err := w.document(w.folder+"/"+planSince(step), p); err != nil {
+			return err
+		}
+	}
+	name := p.Steps[step].Name
+	for _, held := range h.Policies {
+		held.APIVersion, held.Kind = networkingv1.SchemeGroupVersion.String(), policyKind // a typed client leaves them out of lists
+		if err := writeLine(w.open[policiesFile], stored{name, held}); err != nil {
+			return fmt.Errorf("writing evidence: %w", err)
+		}
+	}
+	for _, held := range h.Cluster {
+		if err := writeLine(w.open[clusterPoliciesFile], storedCluster{name, held.Object}); err != nil {
 			return fmt.Errorf("writing evidence: %w", err)
 		}
 	}

@@ -4,10 +4,22 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/scenarios"
 )
+
+// Remade are the pods, as the scenario names them, that the step of this index takes away or makes again, in the order of its changes.
+func (p *Plan) Remade(step int) []string {
+	var pods []string
+	for _, c := range p.Steps[step].Changes {
+		if r := c.Remake; r != nil {
+			pods = append(pods, strings.TrimPrefix(r.Namespace, p.facts.Prefix)+"/"+r.Pod)
+		}
+	}
+	return pods
+}
 
 // remake changes pods, and moves on to the facts since.
 func (b *builder) remake(st *state, w scenarios.Step, index int) []Change {

@@ -18,7 +18,7 @@ func (s *Suite) sift(ctx context.Context, all []*scenarios.Scenario) (able []*sc
 	asked := false
 	count := map[string]int{}
 	for _, sc := range all {
-		if hasClusterPolicies(sc) && !asked {
+		if sc.Policies.HasCluster() && !asked {
 			asked = true
 			var err error
 			if unserved, err = s.missing(ctx); err != nil {
@@ -27,7 +27,7 @@ func (s *Suite) sift(ctx context.Context, all []*scenarios.Scenario) (able []*sc
 		}
 		reason := ""
 		switch {
-		case hasClusterPolicies(sc) && unserved != "":
+		case sc.Policies.HasCluster() && unserved != "":
 			reason = unserved
 		case len(sc.World.Reach.Outside) > 0:
 			reason = s.o.NoOutside
@@ -52,13 +52,9 @@ func (s *Suite) missing(ctx context.Context) (string, error) {
 	return s.o.Cluster.Missing(ctx)
 }
 
-func hasClusterPolicies(sc *scenarios.Scenario) bool {
-	return len(sc.Policies.LoadedCluster) > 0 || len(sc.Policies.Cluster) > 0
-}
-
 // clearCluster takes a plan's ClusterNetworkPolicies back.
 func (s *Suite) clearCluster(ctx context.Context, p *plan.Plan) error {
-	if !hasClusterPolicies(p.Scenario) {
+	if !p.Scenario.Policies.HasCluster() {
 		return nil
 	}
 	return s.o.Cluster.Clear(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gapproof/gapproof/runner/compare"
@@ -23,12 +22,7 @@ func (s *Suite) remake(ctx context.Context, world World, p *plan.Plan, index int
 	if err != nil {
 		return p, err
 	}
-	prefix := world.Facts().Prefix
-	var pods []string
-	for _, r := range changes {
-		pods = append(pods, strings.TrimPrefix(r.Namespace, prefix)+"/"+r.Pod)
-	}
-	g.Remake(renewed.Attempts, pods)
+	g.Remake(renewed.Attempts, renewed.Remade(index))
 	return renewed, nil
 }
 

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +67,30 @@ func TestADenyToAPodThatWasMadeAgainStandsOnAControl(t *testing.T) {
 				t.Errorf("%s is %s (%s), want %s with %q", tc.id, j.Result, j.Reason, tc.want, tc.reason)
 			}
 		})
+	}
+}
+
+func TestAfterPodsWereMadeAgainEveryLaterScenarioGoesToTheirNewAddresses(t *testing.T) {
+	m := newMemory(t)
+	again := strings.NewReplacer("ADMITTED", "c", "CHANGE", "restart: [x/b]").Replace(remadeWorld)
+	still := strings.NewReplacer("ADMITTED", "c", "  - name: again\n    CHANGE\n", "").Replace(remadeWorld)
+	all := load(t, again)
+	for _, name := range []string{"second", "third"} {
+		all = append(all, load(t, strings.ReplaceAll(still, "made-again", name))...)
+	}
+	rep, err := New(m, m, options()).Run(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 || len(rep.Scenarios) != 3 {
+		t.Errorf("summary %+v, want three scenarios passed", got)
+	}
+	address := func(n int) string {
+		j := rep.Scenarios[n].Steps[len(rep.Scenarios[n].Steps)-1].Judgements
+		return j[slices.IndexFunc(j, func(j compare.Judgement) bool { return j.Attempt.ID == "x/c>x/b:TCP/80" })].Attempt.Address.String()
+	}
+	if address(1) != address(2) {
+		t.Errorf("the second scenario went to x/b at %s, the third to %s", address(1), address(2))
 	}
 }
 

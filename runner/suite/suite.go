@@ -73,8 +73,9 @@ type ClusterPolicies interface {
 type Recorder interface {
 	// Planned is told the plan, the facts it was made with, and the observations of the baseline, one per attempt.
 	Planned(p *plan.Plan, f plan.Facts, baseline []probes.Observation) error
-	// Accepted is called when the API server has taken the step's changes; the namespaces are those that hold its policies.
-	Accepted(ctx context.Context, step string, namespaces []string) error
+	// Accepted is called when the API server has taken the changes of the step of this index, and before anything waits for them to be
+	// enforced, with the plan and the facts as they are since: a step may make pods again.
+	Accepted(ctx context.Context, p *plan.Plan, step int, f plan.Facts) error
 	// Observed is told what a step ended with and every round of it. What the step took is not known yet.
 	Observed(step report.Step, rounds []compare.Round) error
 }
@@ -82,9 +83,9 @@ type Recorder interface {
 // noRecord keeps nothing.
 type noRecord struct{}
 
-func (noRecord) Planned(*plan.Plan, plan.Facts, []probes.Observation) error { return nil }
-func (noRecord) Accepted(context.Context, string, []string) error           { return nil }
-func (noRecord) Observed(report.Step, []compare.Round) error                { return nil }
+func (noRecord) Planned(*plan.Plan, plan.Facts, []probes.Observation) error  { return nil }
+func (noRecord) Accepted(context.Context, *plan.Plan, int, plan.Facts) error { return nil }
+func (noRecord) Observed(report.Step, []compare.Round) error                 { return nil }
 
 // Witnesses are the run's witnesses in the kernels of its nodes.
 type Witnesses interface {
@@ -303,9 +304,6 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func
 	}
 	for i, p := range plans {
 		if base == nil {
-			if p, err = replan(p, world.Facts()); err != nil {
-				return err
-			}
 			if base, err = s.baseline(ctx, world, p.Attempts); err != nil {
 				return err
 			}
@@ -320,6 +318,11 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func
 		s.progress(sc.Name, sc.Took)
 		if remakes(p) {
 			base = nil // of addresses that are gone
+			for k := i + 1; k < len(plans); k++ {
+				if plans[k], err = replan(plans[k], world.Facts()); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
@@ -380,7 +383,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 		step = p.Steps[index]
 	}
 	accepted := time.Now()
-	if err := s.o.Record.Accepted(ctx, step.Name, namespaces(p, world.Facts().Prefix)); err != nil {
+	if err := s.o.Record.Accepted(ctx, p, index, world.Facts()); err != nil {
 		return out, p, fmt.Errorf("recording evidence: %w", err)
 	}
 	out.Enforced, err = b.flip(ctx, s.policies, how)

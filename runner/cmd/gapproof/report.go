@@ -10,33 +10,22 @@ import (
 
 	"github.com/gapproof/gapproof/runner/apply"
 	"github.com/gapproof/gapproof/runner/evidence"
+	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/suite"
-	"github.com/gapproof/gapproof/scenarios"
 )
 
 // recorder keeps a run's evidence; nil keeps none.
 type recorder struct {
 	*evidence.Writer
 	policies *apply.Applier
+	cluster  *apply.ClusterApplier
 }
 
-// newRecorder makes the evidence directory before a cluster is touched. Scenarios that make pods again are refused: their later addresses are not
-// kept, so that nobody could verify what was seen of them.
-func newRecorder(o runOptions, all []*scenarios.Scenario) (*recorder, error) {
+// newRecorder makes the evidence directory before a cluster is touched.
+func newRecorder(o runOptions) (*recorder, error) {
 	if o.evidence == "" {
 		return nil, nil
-	}
-	var faults []error
-	for _, s := range all {
-		for i, st := range s.Steps {
-			if len(st.Restart)+len(st.Move)+len(st.Scale) > 0 {
-				faults = append(faults, fmt.Errorf("--evidence: %s: steps[%d]: restart, move and scale make pods again, of which no evidence can be verified yet", s.File, i))
-			}
-		}
-	}
-	if len(faults) > 0 {
-		return nil, hinted{usageError{errors.Join(faults...)}, "run these scenarios without --evidence"}
 	}
 	w, err := evidence.New(o.evidence, evidence.Options{Settle: suite.DefaultSettle, Attempt: o.attempt, Replay: replayFlags(o.target)})
 	if err != nil {
@@ -45,22 +34,32 @@ func newRecorder(o runOptions, all []*scenarios.Scenario) (*recorder, error) {
 	return &recorder{Writer: w}, nil
 }
 
-// of is the recorder for a run whose policies p applies; nil, not a nil *recorder, without one.
-func (r *recorder) of(p *apply.Applier) suite.Recorder {
+// of is the recorder for a run whose policies these apply; nil, not a nil *recorder, without one.
+func (r *recorder) of(p *apply.Applier, c *apply.ClusterApplier) suite.Recorder {
 	if r == nil {
 		return nil
 	}
-	r.policies = p
+	r.policies, r.cluster = p, c
 	return r
 }
 
-// Accepted reads the policies back.
-func (r *recorder) Accepted(ctx context.Context, step string, namespaces []string) error {
-	held, err := r.policies.Stored(ctx, namespaces)
-	if err != nil {
+// Accepted reads the policies back. ClusterNetworkPolicies are asked for only of a scenario that has any: other clusters may not serve them.
+func (r *recorder) Accepted(ctx context.Context, p *plan.Plan, step int, f plan.Facts) error {
+	var namespaces []string
+	for _, ns := range p.Scenario.World.Namespaces {
+		namespaces = append(namespaces, f.Prefix+ns.Name)
+	}
+	var held evidence.Held
+	var err error
+	if held.Policies, err = r.policies.Stored(ctx, namespaces); err != nil {
 		return err
 	}
-	return r.Writer.Accepted(step, held)
+	if p.Scenario.Policies.HasCluster() {
+		if held.Cluster, err = r.cluster.Stored(ctx); err != nil {
+			return err
+		}
+	}
+	return r.Writer.Accepted(p, step, f, held)
 }
 
 // closeEvidence writes the rest and tells the manifest's digest, which is worth keeping elsewhere.

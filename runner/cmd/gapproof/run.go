@@ -123,7 +123,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 			return usageError{fmt.Errorf("--report: %w", err)}
 		}
 	}
-	keep, err := newRecorder(o, all)
+	keep, err := newRecorder(o)
 	if err != nil {
 		return err
 	}
@@ -141,10 +141,11 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
-	applier := apply.New(at.Client, run)
+	applier, clusterApplier := apply.New(at.Client, run), apply.NewCluster(objects, at.Client.Discovery(), run)
 	s := suite.New(seams, applier, suite.Options{
-		Cluster: apply.NewCluster(objects, at.Client.Discovery(), run), Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
-		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done, Record: keep.of(applier),
+		Cluster: clusterApplier, Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
+		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
+		Record: keep.of(applier, clusterApplier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)

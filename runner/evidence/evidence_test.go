@@ -93,6 +93,9 @@ func observe(a plan.Planned, n int, verdict reach.Verdict, base *probes.Observat
 		Attempt: probes.Attempt{ID: a.ID, Protocol: a.Protocol, Destination: a.Address, Name: a.Name, Token: probes.Token{byte(n), byte(round), 7}, Deadline: time.Second},
 		Outcome: probes.Outcome{AttemptID: a.ID, Started: started.Add(time.Duration(n) * time.Millisecond), Took: 900 * time.Microsecond, Local: netip.MustParseAddrPort("198.18.0.9:40000"), Remote: a.Address},
 	}
+	if a.Kind == plan.Lookup {
+		o.Attempt.Family = a.Family
+	}
 	if base != nil {
 		o.Control = probes.Control{Baseline: base.Outcome.Kind, BaselineFault: base.Control.BaselineFault}
 	}

@@ -75,7 +75,7 @@ func (e *LostError) Error() string {
 
 // Options holds what a Client may be told; the zero value is good.
 type Options struct {
-	// MaxConns bounds the streams open at once; a call beyond waits. Zero means [DefaultMaxConns].
+	// MaxConns bounds the streams open at once; a call beyond waits. Zero means [DefaultMaxConns], for a witness [WitnessMaxConns].
 	MaxConns int
 }
 

@@ -13,14 +13,23 @@ import (
 
 // Witness talks to the witness of one node, one process of it: [Witness.Adopt] finds out which, and every later call means that one.
 // Errors are as those of [Client]; a witness that was started anew answers with an [*AgentError] of status 409 until Adopt is
-// called again. Sightings, Watch and Forget may be called by many goroutines at once, Adopt by none beside them.
+// called again. The other methods may be called by many goroutines at once, Adopt by none beside them.
 type Witness struct{ client *Client }
 
 // errNotAdopted is a call before the first Adopt.
 var errNotAdopted = errors.New("the witness has adopted nobody yet")
 
+// errEnded is an answer that has no end, and ended.
+var errEnded = errors.New("the witness ended what has no end")
+
+// WitnessMaxConns is a witness's default in place of [DefaultMaxConns]: what two rounds follow, and two questions of each.
+const WitnessMaxConns = 6
+
 // NewWitness is a client that opens streams with dial, as [New] does.
 func NewWitness(dial func(context.Context) (net.Conn, error), token string, opts Options) *Witness {
+	if opts.MaxConns == 0 {
+		opts.MaxConns = WitnessMaxConns
+	}
 	return &Witness{client: New(dial, token, opts)}
 }
 
@@ -80,6 +89,24 @@ func (w *Witness) Sightings(ctx context.Context, ids []string) ([]probes.Sightin
 // Forget has the attempts watched no more.
 func (w *Witness) Forget(ctx context.Context, ids []string) error {
 	return send(ctx, w, "telling the witness what to forget", stream.PathForget, ids, func(stream.Line) {})
+}
+
+// Follow calls each with the ID of every watched attempt of which a request was dropped, as the kernel drops it, beginning with those dropped
+// before; an attempt whose requests go on being dropped comes again. It takes a stream of its own until ctx ends, whose error it then
+// returns; any other error means that drops may have been missed.
+func (w *Witness) Follow(ctx context.Context, each func(id string)) error {
+	err := errNotAdopted
+	if w.client.boot != "" {
+		_, err = w.client.lines(ctx, stream.PathFollow, nil, func(line stream.Line) {
+			if line.Dropped != "" {
+				each(line.Dropped)
+			}
+		})
+	}
+	if err == nil {
+		err = errEnded
+	}
+	return fmt.Errorf("following drops: %w", err)
 }
 
 // send sends the values as one request, or several one after the other where one would be too large.

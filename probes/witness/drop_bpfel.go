@@ -48,6 +48,7 @@ type dropFlowState struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	dropMapCalls        = "calls"
 	dropMapFlows        = "flows"
 	dropMapOwners       = "owners"
 	dropProgWitnessDrop = "witness_drop"
@@ -103,6 +104,7 @@ type dropProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dropMapSpecs struct {
+	Calls  *ebpf.MapSpec `ebpf:"calls"`
 	Flows  *ebpf.MapSpec `ebpf:"flows"`
 	Owners *ebpf.MapSpec `ebpf:"owners"`
 }
@@ -134,12 +136,14 @@ func (o *dropObjects) Close() error {
 //
 // It can be passed to loadDropObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dropMaps struct {
+	Calls  *ebpf.Map `ebpf:"calls"`
 	Flows  *ebpf.Map `ebpf:"flows"`
 	Owners *ebpf.Map `ebpf:"owners"`
 }
 
 func (m *dropMaps) Close() error {
 	return _DropClose(
+		m.Calls,
 		m.Flows,
 		m.Owners,
 	)

@@ -48,6 +48,7 @@ type dropPlainFlowState struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	dropPlainMapCalls             = "calls"
 	dropPlainMapFlows             = "flows"
 	dropPlainMapOwners            = "owners"
 	dropPlainProgWitnessDropPlain = "witness_drop_plain"
@@ -102,6 +103,7 @@ type dropPlainProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dropPlainMapSpecs struct {
+	Calls  *ebpf.MapSpec `ebpf:"calls"`
 	Flows  *ebpf.MapSpec `ebpf:"flows"`
 	Owners *ebpf.MapSpec `ebpf:"owners"`
 }
@@ -132,12 +134,14 @@ func (o *dropPlainObjects) Close() error {
 //
 // It can be passed to loadDropPlainObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dropPlainMaps struct {
+	Calls  *ebpf.Map `ebpf:"calls"`
 	Flows  *ebpf.Map `ebpf:"flows"`
 	Owners *ebpf.Map `ebpf:"owners"`
 }
 
 func (m *dropPlainMaps) Close() error {
 	return _DropPlainClose(
+		m.Calls,
 		m.Flows,
 		m.Owners,
 	)

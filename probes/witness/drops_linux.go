@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/gapproof/gapproof/probes"
 )
@@ -71,7 +72,7 @@ func (w *Witness) watchReasons() error {
 		return errors.Join(fmt.Errorf("attaching the drop program: %w", err), objects.Close())
 	}
 	w.reasons = reasons
-	return w.keep(attached, objects.Owners, objects.WitnessDrop, objects.Flows)
+	return w.keep(attached, objects.Owners, objects.Calls, objects.WitnessDrop, objects.Flows)
 }
 
 func (w *Witness) watchPlain() error {
@@ -87,19 +88,26 @@ func (w *Witness) watchPlain() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("attaching the plain drop program: %w", err), objects.Close())
 	}
-	return w.keep(attached, objects.Owners, objects.WitnessDropPlain, objects.Flows)
+	return w.keep(attached, objects.Owners, objects.Calls, objects.WitnessDropPlain, objects.Flows)
 }
 
 // loadWithFlows loads a program onto the table of flows that the taps use.
 func (w *Witness) loadWithFlows(spec *ebpf.CollectionSpec, objects any) error {
 	spec.Maps[tapMapFlows].MaxEntries = MaxFlows
 	spec.Maps[dropMapOwners].MaxEntries = MaxPods + 1 // the node's own
+	spec.Maps[dropMapCalls].MaxEntries = MaxFlows * callSize
 	return spec.LoadAndAssign(objects, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{tapMapFlows: w.flows}})
 }
 
-// keep holds on to the link and to the table of owners, and lets go of what the link holds by itself.
-func (w *Witness) keep(attached link.Link, owners *ebpf.Map, program *ebpf.Program, flows *ebpf.Map) error {
-	w.drop, w.owners = attached, owners
+// keep holds on to the link, to the table of owners and to the calls, which are heard from now on, and lets go of what the link holds by itself.
+func (w *Witness) keep(attached link.Link, owners, calls *ebpf.Map, program *ebpf.Program, flows *ebpf.Map) error {
+	reader, err := ringbuf.NewReader(calls)
+	if err != nil {
+		err = fmt.Errorf("opening the drop program's calls: %w", err)
+		return errors.Join(err, attached.Close(), owners.Close(), calls.Close(), program.Close(), flows.Close())
+	}
+	w.drop, w.owners, w.calls = attached, owners, calls
+	w.hear(reader)
 	if err := errors.Join(program.Close(), flows.Close()); err != nil {
 		return fmt.Errorf("closing what the drop program was loaded with: %w", err)
 	}

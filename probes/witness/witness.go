@@ -8,6 +8,9 @@ import (
 // ErrFull reports that a bounded table of the kernel has no room for what was asked. What was in it stays.
 var ErrFull = errors.New("the witness is full")
 
+// ErrClosed reports that the witness was closed meanwhile.
+var ErrClosed = errors.New("the witness is closed")
+
 // The bounds of one witness. The kernel's tables have these sizes; memory is taken per entry, not ahead.
 const (
 	// MaxFlows is how many attempts are watched at once: six times the largest batch planned so far, in 110 MiB when every one of them

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/gapproof/gapproof/probes"
@@ -27,7 +28,11 @@ type Witness struct {
 	flows  *ebpf.Map
 	owners *ebpf.Map // nil where drops are not seen
 	drop   link.Link // likewise
+	calls  *ebpf.Map // likewise
 	tap    *ebpf.CollectionSpec
+
+	reader *ringbuf.Reader // of calls
+	heard  chan struct{}   // closed when nobody reads any more
 
 	mu      sync.Mutex
 	taps    map[Pod]*tap
@@ -37,6 +42,8 @@ type Witness struct {
 	// its pod after the pod is gone.
 	places []Pod
 	names  map[iface]string
+	// followers are told of every drop.
+	followers map[*follower]struct{}
 }
 
 // iface is an interface of a namespace by the numbers that the programs note.
@@ -52,7 +59,7 @@ func open(opts Options, most probes.Level) (_ *Witness, err error) {
 	w := &Witness{
 		opts: opts, level: probes.TapsOnly,
 		taps: make(map[Pod]*tap), watched: make(map[string]tapFlowKey), ids: make(map[tapFlowKey]string),
-		names: make(map[iface]string),
+		names: make(map[iface]string), followers: make(map[*follower]struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -251,11 +258,11 @@ func (w *Witness) forget(ids []string) {
 	}
 }
 
-// Close takes every program out of the kernel. It waits for nothing, and may be called again.
+// Close takes every program out of the kernel and ends every Follow with [ErrClosed]. It may be called again.
 func (w *Witness) Close() error {
+	faults := []error{w.hush()}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var faults []error
 	if w.drop != nil {
 		faults = append(faults, w.drop.Close())
 		w.drop = nil
@@ -265,7 +272,7 @@ func (w *Witness) Close() error {
 		delete(w.taps, pod)
 	}
 	if w.owners != nil {
-		faults = append(faults, w.owners.Close())
+		faults = append(faults, w.owners.Close(), w.calls.Close())
 	}
 	if w.flows != nil {
 		faults = append(faults, w.flows.Close())

@@ -2,7 +2,11 @@
 
 package witness
 
-import "github.com/gapproof/gapproof/probes"
+import (
+	"context"
+
+	"github.com/gapproof/gapproof/probes"
+)
 
 // Witness exists on Linux only.
 type Witness struct{}
@@ -21,6 +25,9 @@ func (*Witness) Watch([]probes.Flow) error { return ErrUnsupported }
 
 // Sightings returns [ErrUnsupported].
 func (*Witness) Sightings([]string) ([]probes.Sighting, error) { return nil, ErrUnsupported }
+
+// Follow returns [ErrUnsupported].
+func (*Witness) Follow(context.Context, func([]string) error) error { return ErrUnsupported }
 
 // Forget does nothing.
 func (*Witness) Forget([]string) {}

@@ -563,6 +563,51 @@ func (w *memoryWitness) Forget(_ context.Context, ids []string) error {
 	return nil
 }
 
+// Follow asks the memory again and again, as the kernel would not have to: a dead witness must end it too.
+func (w *memoryWitness) Follow(ctx context.Context, each func(id string)) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	told := map[string]bool{}
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		ids, err := w.dropped()
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if !told[id] {
+				told[id] = true
+				each(id)
+			}
+		}
+	}
+}
+
+// dropped are the watched attempts of which the kernel tells a dropped request by now.
+func (w *memoryWitness) dropped() ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.dead() {
+		return nil, errDead
+	}
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	var ids []string
+	for id, flow := range w.flows {
+		if slices.ContainsFunc(w.m.packets, func(p packet) bool {
+			return !w.blind && !p.passed && time.Since(p.at) >= w.late &&
+				p.port == flow.Source.Port() && p.protocol == flow.Protocol && slices.Contains(w.m.ips(p.pod), flow.Source.Addr())
+		}) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
 // ips are the addresses of a pod or a host outside. The caller holds mu.
 func (m *memory) ips(name string) []netip.Addr {
 	for _, w := range m.worlds {

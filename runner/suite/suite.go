@@ -106,6 +106,9 @@ type Witness interface {
 	// Sightings are what was seen of watched attempts so far.
 	Sightings(ctx context.Context, ids []string) ([]probes.Sighting, error)
 	Forget(ctx context.Context, ids []string) error
+	// Follow calls each, one at a time, with the ID of every watched attempt of which a request was dropped, as it is dropped, beginning with
+	// those dropped before; some of them more than once. It returns when ctx ends, or with the reason why it cannot go on.
+	Follow(ctx context.Context, each func(id string)) error
 }
 
 // Role tells what a world is for.

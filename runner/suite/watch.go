@@ -13,13 +13,8 @@ import (
 	"github.com/gapproof/gapproof/runner/plan"
 )
 
-const (
-	// glance is between two looks at what the witnesses have seen: a packet dies within a millisecond of being sent, and a question takes
-	// some two on its way through the API server. More often would ask for nothing new, more seldom would be what a verdict waits for.
-	glance = 5 * time.Millisecond
-	// tellLimit bounds one request to a witness. One that is slower than an agent may be is of no use to a round.
-	tellLimit = askLimit
-)
+// tellLimit bounds one request to a witness. One that is slower than an agent may be is of no use to a round.
+const tellLimit = askLimit
 
 // watch is what the run knows of its witnesses.
 type watch struct {
@@ -173,27 +168,30 @@ func (s *Suite) adopt(ctx context.Context, world World) {
 	}
 }
 
-// vigil watches the attempts of one round: it looks at what the kernels have seen, again and again, and cuts an attempt short as soon as
-// all its requests are seen to have died.
+// vigil watches the attempts of one round: the witnesses tell it of each attempt of which a request was dropped, it looks at what all of them
+// have seen of that one, and cuts it short when all its requests are seen to have died.
 type vigil struct {
 	suite   *Suite
-	started time.Time
+	started time.Time      // when the agents were sent their attempts
 	ids     map[string]int // by the ID a witness knows the attempt by, its index
 	nodes   map[int][]string
 	cutters map[int]Agent
 
-	mu   sync.Mutex
-	open map[int]bool    // neither resolved nor cut
-	lost map[string]bool // nodes whose witness failed in this round
-	cuts map[int]cut
-	stop chan struct{} // closed: every attempt has ended
-	done chan struct{} // closed: nobody watches any more
+	mu     sync.Mutex
+	open   map[int]bool    // neither resolved nor cut
+	called map[int]bool    // a request was dropped since the last look
+	lost   map[string]bool // nodes whose witness failed in this round
+	cuts   map[int]cut
+	wake   chan struct{} // holds one: called is not empty
+
+	stop    context.CancelFunc // every attempt has ended
+	helpers sync.WaitGroup     // what stop ends
 }
 
-// cut is an attempt that was cut short: how long after it was sent, and what had been seen of it by then.
+// cut is an attempt that was cut short: when, and what had been seen of it by then.
 type cut struct {
-	after time.Duration
-	seen  []probes.Sighting
+	at   time.Time
+	seen []probes.Sighting
 }
 
 // witnessID is the ID by which witnesses know an attempt: rounds overlap, so the attempt's own is not unique among its flows, its token is.
@@ -203,7 +201,7 @@ func witnessID(a probes.Attempt) string { return a.Token.String() }
 // told the attempt keeps port zero and is unwitnessed. The caller calls resolved for every outcome, then end.
 func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Planned, obs []probes.Observation) *vigil {
 	v := &vigil{suite: s, ids: map[string]int{}, nodes: map[int][]string{}, cutters: map[int]Agent{},
-		open: map[int]bool{}, lost: map[string]bool{}, cuts: map[int]cut{}, stop: make(chan struct{}), done: make(chan struct{})}
+		open: map[int]bool{}, called: map[int]bool{}, lost: map[string]bool{}, cuts: map[int]cut{}, wake: make(chan struct{}, 1)}
 	facts := world.Facts()
 	avoid := listening(attempts)
 	flows := map[string][]probes.Flow{}
@@ -229,11 +227,11 @@ func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Plan
 	}
 	v.each(ctx, flows, func(ctx context.Context, w Witness, flows []probes.Flow) error { return w.Watch(ctx, flows) })
 	v.started = time.Now()
-	if len(v.ids) == 0 {
-		close(v.done)
-		return v
+	ctx, v.stop = context.WithCancel(ctx)
+	for node := range flows {
+		v.helpers.Go(func() { v.follow(ctx, node) })
 	}
-	go v.watch(ctx, obs)
+	v.helpers.Go(func() { v.watch(ctx, obs) })
 	return v
 }
 
@@ -318,28 +316,54 @@ func listening(attempts []plan.Planned) map[string][]uint16 {
 	return ports
 }
 
-// each asks the witness of every node at once. One that fails is lost to this round and to those after it.
+// each asks the witness of every node at once.
 func (v *vigil) each(ctx context.Context, flows map[string][]probes.Flow, ask func(context.Context, Witness, []probes.Flow) error) {
 	var wg sync.WaitGroup
 	for node, of := range flows {
 		wg.Go(func() {
-			w, _ := v.suite.watch.of(node)
-			err := errors.New("it was lost in another round")
-			if w != nil {
+			v.of(ctx, node, func(w Witness) error {
 				ctx, cancel := context.WithTimeout(ctx, tellLimit)
 				defer cancel()
-				err = ask(ctx, w, of)
-			}
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			v.suite.lose(node, err)
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			v.lost[node] = true
+				return ask(ctx, w, of)
+			})
 		})
 	}
 	wg.Wait()
+}
+
+// of asks the witness of one node. One that fails is lost to this round and to those after it.
+func (v *vigil) of(ctx context.Context, node string, ask func(Witness) error) {
+	w, _ := v.suite.watch.of(node)
+	err := errors.New("it was lost in another round")
+	if w != nil {
+		err = ask(w)
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	v.suite.lose(node, err)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.lost[node] = true
+}
+
+// follow has the node's witness tell of dropped requests until ctx ends.
+func (v *vigil) follow(ctx context.Context, node string) {
+	v.of(ctx, node, func(w Witness) error {
+		return w.Follow(ctx, func(id string) {
+			i, ours := v.ids[id]
+			if !ours {
+				return // another round's
+			}
+			v.mu.Lock()
+			v.called[i] = true
+			v.mu.Unlock()
+			select {
+			case v.wake <- struct{}{}:
+			default: // it is awake
+			}
+		})
+	})
 }
 
 // resolved notes that the attempt has an outcome.
@@ -349,24 +373,22 @@ func (v *vigil) resolved(i int) {
 	delete(v.open, i)
 }
 
-// watch looks until the vigil is stopped.
+// watch looks at the attempts that it is called for, until ctx ends. What is called for while it looks waits for one look together.
 func (v *vigil) watch(ctx context.Context, obs []probes.Observation) {
-	defer close(v.done)
-	ticker := time.NewTicker(glance)
-	defer ticker.Stop()
 	for {
 		select {
-		case <-ticker.C:
-		case <-v.stop:
+		case <-v.wake:
+		case <-ctx.Done():
 			return
 		}
 		v.mu.Lock()
 		var open []int
-		for i := range v.open {
-			if !v.blind(i) {
+		for i := range v.called {
+			if v.open[i] && !v.blind(i) {
 				open = append(open, i)
 			}
 		}
+		clear(v.called)
 		v.mu.Unlock()
 		if len(open) == 0 {
 			continue
@@ -379,14 +401,13 @@ func (v *vigil) watch(ctx context.Context, obs []probes.Observation) {
 			if a := probes.Account(seen[i]); !v.open[i] || v.blind(i) || a.Dropped == 0 || a.Arrived > 0 || a.Unaccounted > 0 {
 				continue
 			}
-			v.cuts[i] = cut{time.Since(v.started), seen[i]}
+			v.cuts[i] = cut{time.Now(), seen[i]}
 			delete(v.open, i)
 			tokens[v.cutters[i]] = append(tokens[v.cutters[i]], obs[i].Attempt.Token)
 		}
 		v.mu.Unlock()
-		var wg sync.WaitGroup
 		for agent, tokens := range tokens {
-			wg.Go(func() {
+			v.helpers.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, askLimit)
 				defer cancel()
 				if err := agent.Cut(ctx, tokens); err != nil && ctx.Err() == nil {
@@ -394,7 +415,6 @@ func (v *vigil) watch(ctx context.Context, obs []probes.Observation) {
 				}
 			})
 		}
-		wg.Wait()
 	}
 }
 
@@ -432,10 +452,11 @@ func (v *vigil) look(ctx context.Context, obs []probes.Observation, attempts []i
 }
 
 // end stops watching, puts all that was seen into the observations and has it forgotten. An attempt with a witness that failed keeps
-// neither a level nor sightings, for half of the way proves nothing, unless they had decided it while every witness was there. The durations are those of the attempts that were cut, in their order.
+// neither a level nor sightings, for half of the way proves nothing, unless they had decided it while every witness was there. The durations are from
+// sending each attempt that was cut to the cut, in their order; at most so long, since each begins no later than its agent's first one was sent.
 func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Duration {
-	close(v.stop)
-	<-v.done
+	v.stop()
+	v.helpers.Wait()
 	if len(v.ids) == 0 {
 		return nil
 	}
@@ -446,11 +467,16 @@ func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Durati
 	slices.Sort(all)
 	forget := map[string][]probes.Flow{}
 	seen := v.look(ctx, obs, all)
+	began := v.began(obs)
 	var decided []time.Duration
 	for _, i := range all {
 		short, wasCut := v.cuts[i]
 		if wasCut {
-			decided = append(decided, short.after)
+			sent := v.started
+			if waited := obs[i].Outcome.Started.Sub(began[v.cutters[i]]); waited > 0 {
+				sent = sent.Add(waited)
+			}
+			decided = append(decided, max(0, short.at.Sub(sent)))
 		}
 		switch {
 		case !v.blind(i):
@@ -468,6 +494,19 @@ func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Durati
 	}
 	v.each(ctx, forget, func(ctx context.Context, w Witness, flows []probes.Flow) error { return w.Forget(ctx, ids(flows)) })
 	return decided
+}
+
+// began is when each agent made the first of its attempts, by its own clock. It was sent that attempt no sooner than the vigil began, so what an
+// attempt waited in the agent, for its turn among those sent with it, is told from its way without comparing two clocks.
+func (v *vigil) began(obs []probes.Observation) map[Agent]time.Time {
+	first := map[Agent]time.Time{}
+	for i, agent := range v.cutters {
+		started := obs[i].Outcome.Started
+		if known, ok := first[agent]; !started.IsZero() && (!ok || started.Before(known)) {
+			first[agent] = started
+		}
+	}
+	return first
 }
 
 func ids(flows []probes.Flow) []string {

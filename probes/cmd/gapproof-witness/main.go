@@ -106,6 +106,8 @@ func (b blind) Watch([]probes.Flow) error                     { return b.why }
 func (b blind) Sightings([]string) ([]probes.Sighting, error) { return nil, b.why }
 func (blind) Forget([]string)                                 {}
 
+func (b blind) Follow(context.Context, func([]string) error) error { return b.why }
+
 // mode is what the program was asked to do.
 type mode int
 

@@ -1,6 +1,6 @@
 // Package stream is the language between an agent or a witness and its client: paths, limits, and JSON lines both ways.
 //
-// A request body is one value per line; the answer is one [Line] per outcome, arrival or sighting as it comes, a [Fault] for a line that could not be
+// A request body is one value per line; the answer is one [Line] per outcome, arrival, sighting or drop as it comes, a [Fault] for a line that could not be
 // read, and one [End], without which the answer was cut off. [Reader] gives the lines of either side, [Decode] reads one strictly.
 //
 // The trap: an answer has status 200 before the first line was read, so the status of what went wrong later is in the Fault.
@@ -35,6 +35,7 @@ const (
 	PathWatch     = "/v1/watch"
 	PathSightings = "/v1/sightings"
 	PathForget    = "/v1/forget"
+	PathFollow    = "/v1/follow"
 	// BootHeader carries, to every path of a witness but its health, the BootID of the process that is meant. Another one answers
 	// with status 409: what the one before it was told to watch is not watched any more, and must not read as not seen.
 	BootHeader = "Gapproof-Boot"
@@ -56,8 +57,10 @@ type Line struct {
 	Outcome  *probes.Outcome  `json:"outcome,omitempty"`
 	Arrival  *probes.Arrival  `json:"arrival,omitempty"`
 	Sighting *probes.Sighting `json:"sighting,omitempty"`
-	Fault    *Fault           `json:"fault,omitempty"`
-	End      *End             `json:"end,omitempty"`
+	// Dropped is the ID of an attempt of which a request was dropped; PathFollow only.
+	Dropped string `json:"dropped,omitempty"`
+	Fault   *Fault `json:"fault,omitempty"`
+	End     *End   `json:"end,omitempty"`
 }
 
 // Pod is one line of a request to PathAdopt: a probe pod on the witness's node.

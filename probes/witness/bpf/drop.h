@@ -12,6 +12,15 @@ struct {
 	__type(value, __u32);
 } owners SEC(".maps");
 
+/*
+ * Whose request was dropped, for user space to look at that flow now and at no other. There is room for a drop of every flow at once; where
+ * there is none left the call is not made, and whoever waits for it finds the drop in the flow's entry, only later.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, MAX_FLOWS * 32); /* a key and the header of its record */
+} calls SEC(".maps");
+
 /* The packet begins where the pointer says: a header inside skb->head. */
 static __always_inline int load(void *packet, __u32 offset, void *to, __u32 length)
 {
@@ -49,6 +58,7 @@ static __always_inline void dropped(struct sk_buff *skb, __u32 reason)
 	__u16 network = BPF_CORE_READ(skb, network_header), inner;
 	unsigned char *head = BPF_CORE_READ(skb, head);
 	struct flow_state *state;
+	struct flow_key key;
 	struct seen seen = {};
 	/* A variable of its own: a structure of ours in a CO-RE read would be looked for in the kernel. */
 	struct net_device *device = device_of(skb);
@@ -67,16 +77,18 @@ static __always_inline void dropped(struct sk_buff *skb, __u32 reason)
 	/* What a socket of this namespace sent and what no device has received was made here and has not left. */
 	place.local = of_socket == in && BPF_CORE_READ(skb, skb_iif) == 0;
 
-	state = match(head, network, &seen);
+	state = match(head, network, &key, &seen);
 	if (!state) {
 		/* A packet that was put into a tunnel still has its own header inside. */
 		inner = BPF_CORE_READ(skb, inner_network_header);
 		if (!inner || inner == network)
 			return;
 		__builtin_memset(&seen, 0, sizeof(seen));
-		state = match(head, inner, &seen);
+		state = match(head, inner, &key, &seen);
 		if (!state)
 			return;
 	}
 	note(state, &seen, &place);
+	if (seen.packet == REQUEST)
+		bpf_ringbuf_output(&calls, &key, sizeof(key), 0);
 }

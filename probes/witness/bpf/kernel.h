@@ -19,6 +19,7 @@ typedef __u32 __wsum;
 
 /* include/uapi/linux/bpf.h */
 #define BPF_MAP_TYPE_HASH 1
+#define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_F_NO_PREALLOC 1
 
 struct __sk_buff {

@@ -21,6 +21,7 @@ int witness_tap(struct __sk_buff *skb)
 {
 	struct place place = {.owner = owner, .ifindex = skb->ifindex};
 	struct flow_state *state;
+	struct flow_key key;
 	struct seen seen = {};
 
 	if (skb->pkt_type == PACKET_OTHERHOST)
@@ -34,7 +35,7 @@ int witness_tap(struct __sk_buff *skb)
 			return 0;
 		place.point = REACHED;
 	}
-	state = match(skb, 0, &seen);
+	state = match(skb, 0, &key, &seen);
 	if (state)
 		note(state, &seen, &place);
 	return 0;

@@ -2,7 +2,8 @@
 /*
  * What all hooks share: the tables, how a packet is matched to a watched flow, and how a sighting is noted.
  *
- * A hook includes this file and defines load(). It never sends events: everything it knows is added up in the flow's own entry.
+ * A hook includes this file and defines load(). Everything it knows is added up in the flow's own entry; what a drop sends beside is a
+ * call to look there, never the knowledge itself.
  */
 #pragma once
 
@@ -192,10 +193,9 @@ static __always_inline int source_of(void *packet, const struct header *h, struc
 	return -1;
 }
 
-/* match is the state of the watched flow to which the packet belongs, and what the packet is to it; null when there is none. */
-static __always_inline struct flow_state *match(void *packet, __u32 at, struct seen *seen)
+/* match is the state of the watched flow to which the packet belongs, its key, and what the packet is to it; null when there is none. */
+static __always_inline struct flow_state *match(void *packet, __u32 at, struct flow_key *key, struct seen *seen)
 {
-	struct flow_key key;
 	struct flow_state *state;
 	struct header h;
 	__u8 l4[14];
@@ -205,27 +205,27 @@ static __always_inline struct flow_state *match(void *packet, __u32 at, struct s
 	if (load(packet, h.transport, l4, 8))
 		return 0;
 
-	__builtin_memset(&key, 0, sizeof(key));
-	key.version = h.version;
-	key.protocol = h.protocol;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->version = h.version;
+	key->protocol = h.protocol;
 	seen->peer_version = h.version;
 
 	switch (h.protocol) {
 	case TCP:
 	case UDP:
 	case SCTP:
-		__builtin_memcpy(key.address, h.source, 16);
-		key.port = port_at(l4);
-		state = bpf_map_lookup_elem(&flows, &key);
+		__builtin_memcpy(key->address, h.source, 16);
+		key->port = port_at(l4);
+		state = bpf_map_lookup_elem(&flows, key);
 		if (state) {
 			seen->packet = REQUEST;
 			__builtin_memcpy(seen->peer, h.destination, 16);
 			seen->peer_port = port_at(l4 + 2);
 			return state;
 		}
-		__builtin_memcpy(key.address, h.destination, 16);
-		key.port = port_at(l4 + 2);
-		state = bpf_map_lookup_elem(&flows, &key);
+		__builtin_memcpy(key->address, h.destination, 16);
+		key->port = port_at(l4 + 2);
+		state = bpf_map_lookup_elem(&flows, key);
 		if (!state)
 			return 0;
 		seen->packet = REPLY;
@@ -246,24 +246,24 @@ static __always_inline struct flow_state *match(void *packet, __u32 at, struct s
 
 	if (is_echo_request(&h, l4[0])) {
 		seen->packet = REQUEST;
-		__builtin_memcpy(key.address, h.source, 16);
+		__builtin_memcpy(key->address, h.source, 16);
 		__builtin_memcpy(seen->peer, h.destination, 16);
-		key.port = port_at(l4 + 4);
+		key->port = port_at(l4 + 4);
 	} else if (is_echo_reply(&h, l4[0])) {
 		seen->packet = REPLY;
-		__builtin_memcpy(key.address, h.destination, 16);
+		__builtin_memcpy(key->address, h.destination, 16);
 		__builtin_memcpy(seen->peer, h.source, 16);
-		key.port = port_at(l4 + 4);
+		key->port = port_at(l4 + 4);
 	} else if (is_unreachable(&h, l4[0])) {
 		seen->packet = ICMP_ERROR;
 		seen->code = l4[1];
 		__builtin_memcpy(seen->peer, h.source, 16);
-		if (read_header(packet, h.transport + 8, &h) || source_of(packet, &h, &key))
+		if (read_header(packet, h.transport + 8, &h) || source_of(packet, &h, key))
 			return 0;
 	} else {
 		return 0;
 	}
-	return bpf_map_lookup_elem(&flows, &key);
+	return bpf_map_lookup_elem(&flows, key);
 }
 
 /* The place of a sighting. */

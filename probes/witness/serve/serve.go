@@ -8,6 +8,7 @@
 //	POST /v1/watch       one flow per line
 //	POST /v1/sightings   one attempt ID per line; their sightings so far, one per line
 //	POST /v1/forget      one attempt ID per line; their flows are watched no more
+//	POST /v1/follow      no lines; one attempt ID per line as the kernel drops a request of it, until the caller goes
 //
 // A request with a wrong token gets the status 401 and nothing else. A request is acted on as a whole or not at all: a faulty line, or a
 // line too many, refuses it.
@@ -46,6 +47,8 @@ type Kernel interface {
 	Watch(flows []probes.Flow) error
 	Sightings(ids []string) ([]probes.Sighting, error)
 	Forget(ids []string)
+	// Follow tells of watched attempts as the kernel drops requests of theirs, until ctx ends or told fails.
+	Follow(ctx context.Context, told func(ids []string) error) error
 }
 
 // Options holds what a Service may be told; the zero value is good.
@@ -105,6 +108,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST "+stream.PathWatch, s.booted(s.serveWatch))
 	mux.HandleFunc("POST "+stream.PathSightings, s.booted(s.serveSightings))
 	mux.HandleFunc("POST "+stream.PathForget, s.booted(s.serveForget))
+	mux.HandleFunc("POST "+stream.PathFollow, s.booted(s.serveFollow))
 	if err := loopback.New(s.token, mux, s.log).Serve(ctx, l, errStopping); err != nil {
 		return fmt.Errorf("serving the witness: %w", err)
 	}
@@ -149,6 +153,28 @@ func (s *Service) serveForget(w http.ResponseWriter, r *http.Request) {
 		s.kernel.Forget(ids)
 		return nil, nil
 	})
+}
+
+// serveFollow answers until the caller goes: its head at once, then each drop as it comes. Where the service or the kernel ends first, a fault
+// says so, and there is no end: the caller must not take silence for packets that live.
+func (s *Service) serveFollow(w http.ResponseWriter, r *http.Request) {
+	out := loopback.NewWriter(w)
+	defer out.Done()
+	if out.Flush() != nil {
+		return
+	}
+	err := s.kernel.Follow(r.Context(), func(ids []string) error {
+		for _, id := range ids {
+			if err := out.Write(stream.Line{Dropped: id}); err != nil {
+				return err
+			}
+		}
+		return out.Flush()
+	})
+	// To a caller that has gone nothing more is written; this is not read then.
+	if out.Write(stream.Line{Fault: &stream.Fault{Status: http.StatusServiceUnavailable, Message: fmt.Sprint(err)}}) == nil {
+		_ = out.Flush()
+	}
 }
 
 // answer reads the request's lines, has them acted on and writes the sightings that this gives.

@@ -197,8 +197,8 @@ type cut struct {
 // witnessID is the ID by which witnesses know an attempt: rounds overlap, so the attempt's own is not unique among its flows, its token is.
 func witnessID(a probes.Attempt) string { return a.Token.String() }
 
-// keepVigil gives the attempts their source ports, tells the witnesses on the way of each, and begins to watch. Where no witness can be
-// told the attempt keeps port zero and is unwitnessed. The caller calls resolved for every outcome, then end.
+// keepVigil gives the attempts their source ports, tells the witnesses on the way of each, and begins to watch. An attempt whose port cannot be
+// told any witness is unwitnessed. The caller calls resolved for every outcome, then end.
 func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Planned, obs []probes.Observation) *vigil {
 	v := &vigil{suite: s, ids: map[string]int{}, nodes: map[int][]string{}, cutters: map[int]Agent{},
 		open: map[int]bool{}, called: map[int]bool{}, lost: map[string]bool{}, cuts: map[int]cut{}, wake: make(chan struct{}, 1)}
@@ -207,7 +207,7 @@ func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Plan
 	flows := map[string][]probes.Flow{}
 	for i, a := range attempts {
 		level, nodes := s.witnessesOf(facts, a)
-		if level == probes.Unwitnessed {
+		if s.o.Witnesses == nil || a.Lacking != "" {
 			continue
 		}
 		protocol, source := a.Protocol, sourceOf(facts, a)
@@ -218,7 +218,12 @@ func (s *Suite) keepVigil(ctx context.Context, world World, attempts []plan.Plan
 		if port == 0 {
 			continue
 		}
+		// One that nobody watches gets its port from here too: an agent's own choice steps over all that was claimed from it and so lands on
+		// the very port that comes next here.
 		obs[i].Attempt.SourcePort, obs[i].Level = port, level
+		if level == probes.Unwitnessed {
+			continue
+		}
 		id := witnessID(obs[i].Attempt)
 		v.ids[id], v.nodes[i], v.open[i], v.cutters[i] = i, nodes, true, world.Agent(a.Source)
 		for _, node := range nodes {

@@ -128,3 +128,43 @@ func TestWhatTheKernelLostSightOfIsNoDeny(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatNobodyWatchesTakesItsSourcePortFromTheSameRing(t *testing.T) {
+	m := newMemory(t)
+	w := newMemoryWitness(m)
+	w.ups = []string{"node-2"}
+	o := options()
+	o.Witnesses = w
+	rep, err := New(m, m, o).Run(t.Context(), load(t, fromOutside))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unwatched := 0
+	for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+		if j.Facts.Level == probes.Unwitnessed {
+			unwatched++
+		}
+	}
+	if unwatched == 0 {
+		t.Fatal("every attempt was watched although one node has no witness: the test shows nothing")
+	}
+	type end struct {
+		pod      string
+		protocol probes.Protocol
+		port     uint16
+	}
+	used := map[end]bool{}
+	for _, p := range m.packets {
+		if strings.HasPrefix(p.pod, "gapproof-beacon") {
+			continue
+		}
+		switch e := (end{p.pod, p.protocol, p.port}); {
+		case p.port == 0:
+			t.Errorf("%s was left to choose a port of its own, which may be one that is assigned next", p.pod)
+		case used[e]:
+			t.Errorf("%s was given port %d twice", p.pod, p.port)
+		default:
+			used[e] = true
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package seal
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Facts are what was found when a seal was put to the proof. Nothing in them is a judgement.
+type Facts struct {
+	// Rules are the ways in which the kernel's table is not the one the Spec describes.
+	Rules []string `json:"rules,omitempty"`
+	// Masquerades are rules that would give the lab's packets an address of this host if they got past the gate.
+	Masquerades []string `json:"masquerades,omitempty"`
+	// Last is the reading that the proof before this one ended with, Before the one this one began with and After the one it ended with.
+	Last   Reading `json:"last"`
+	Before Reading `json:"before"`
+	After  Reading `json:"after"`
+	// Canaries and Names are what was sent on purpose.
+	Canaries []Canary `json:"canaries"`
+	Names    []Name   `json:"names"`
+	// Foreign are images on nodes that the lock does not list.
+	Foreign []NodeImage `json:"foreign,omitempty"`
+	// Images is how many images were looked at, over all nodes.
+	Images int `json:"images"`
+	// Unknown is what could not be found out, and why.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+// Canary is what one source sent to be counted in one rule.
+type Canary struct {
+	// From is the source, such as "node gapproof-dev-worker".
+	From    string  `json:"from"`
+	Counter Counter `json:"counter"`
+	// Sent is how many packets left the source's socket, Counted how many the gate counted then.
+	Sent    uint64 `json:"sent"`
+	Counted uint64 `json:"counted"`
+	// Left is how many of them a tap saw leave this host by another interface than the lab's.
+	Left uint64 `json:"left"`
+	// Fault says why not all were sent.
+	Fault string `json:"fault,omitempty"`
+}
+
+// Name is a name that one source asked a resolver for.
+type Name struct {
+	From string `json:"from"`
+	// Name is one that nobody else asks for, below a top-level domain that nobody has (RFC 6761).
+	Name   string         `json:"name"`
+	Asked  netip.AddrPort `json:"asked"`
+	Answer Answer         `json:"answer"`
+	// Recorded is how often the sink recorded the name.
+	Recorded int    `json:"recorded"`
+	Fault    string `json:"fault,omitempty"`
+}
+
+// Answer is what a resolver answered.
+type Answer string
+
+// The answers.
+const (
+	// AnswerNone is none within the time.
+	AnswerNone Answer = "none"
+	// AnswerNoName says that there is no such name.
+	AnswerNoName Answer = "no such name"
+	// AnswerFailure is any other refusal.
+	AnswerFailure Answer = "failure"
+	// AnswerAddress is an address, which nobody within the lab can have given.
+	AnswerAddress Answer = "address"
+)
+
+// NodeImage is an image on a node.
+type NodeImage struct {
+	Node      string `json:"node"`
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"`
+}
+
+// How many packets of each kind one source sends: different numbers, so that no kind can be taken for another.
+const (
+	SendTCP  = 1
+	SendUDP  = 2
+	SendICMP = 3
+	SendHost = 2
+	// SendResolver is one question.
+	SendResolver = 1
+)
+
+// Sends is how many packets a source sends for each counter: nodes all of them, a pod what a pod can send. A pod has no IPv6 where the network
+// has none; a node then puts frames on the link by itself.
+func (s Spec) Sends(k Kind) map[Counter]uint64 {
+	out := map[Counter]uint64{CanaryTCP: SendTCP, CanaryUDP: SendUDP, CanaryICMP: SendICMP, CanaryHost: SendHost}
+	if k == NodeSource {
+		out[CanaryResolver] = SendResolver
+	}
+	if k == NodeSource || s.DualStack() {
+		out[CanaryTCP6], out[CanaryUDP6], out[CanaryICMP6] = SendTCP, SendUDP, SendICMP
+	}
+	return out
+}
+
+// Kind is what a canary's source is. The zero value is unknown.
+type Kind uint8
+
+// The kinds of sources.
+const (
+	SourceUnknown Kind = iota
+	NodeSource
+	PodSource
+)
+
+// Expected is one source that a proof must have heard of.
+type Expected struct {
+	From string
+	Kind Kind
+}
+
+// Images compares what nodes have with the digests that are locked. closed is every digest the lock reaches: indexes, manifests and configs.
+func Images(found []NodeImage, closed map[string]bool) (foreign []NodeImage) {
+	for _, i := range found {
+		if !closed[i.Digest] {
+			foreign = append(foreign, i)
+		}
+	}
+	slices.SortFunc(foreign, func(a, b NodeImage) int {
+		return slices.Compare([]string{a.Node, a.Reference}, []string{b.Node, b.Reference})
+	})
+	return foreign
+}

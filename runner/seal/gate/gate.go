@@ -1,0 +1,9 @@
+package gate
+
+import "errors"
+
+// ErrUnsupported reports a platform without nftables.
+var ErrUnsupported = errors.New("a sealed network needs Linux")
+
+// ErrNotClosed reports that the kernel has no table of the cluster.
+var ErrNotClosed = errors.New("the network is not sealed")

@@ -1,0 +1,6 @@
+package gate
+
+import "runtime"
+
+// lockThread keeps the goroutine on its thread.
+func lockThread() { runtime.LockOSThread() }

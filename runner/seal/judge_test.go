@@ -1,0 +1,144 @@
+package seal
+
+import (
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	node = "node lab-worker"
+	pod  = "pod x/a"
+	// seed makes every run's canaries the same.
+	seed = 20261125
+)
+
+func network() Network {
+	return Network{
+		Bridge: "gapproof-lab", Gateway: netip.MustParseAddr("172.30.0.1"), Subnet: netip.MustParsePrefix("172.30.0.0/24"),
+		Mirror: netip.MustParseAddrPort("172.30.0.2:5000"), Sink: netip.MustParseAddrPort("172.30.0.3:53"), API: 6443,
+	}
+}
+
+func spec(t *testing.T) Spec {
+	t.Helper()
+	s, err := New("lab", network(), nil, rand.New(rand.NewPCG(seed, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func expected() []Expected { return []Expected{{node, NodeSource}, {pod, PodSource}} }
+
+// sealed are the facts of a network that is.
+func sealed(s Spec) Facts {
+	f := Facts{
+		Last: Reading{Packets: map[Counter]uint64{}}, Before: Reading{Packets: map[Counter]uint64{}}, After: Reading{Packets: map[Counter]uint64{}},
+		Images: 14,
+	}
+	for _, e := range expected() {
+		for counter, n := range s.Sends(e.Kind) {
+			f.Canaries = append(f.Canaries, Canary{From: e.From, Counter: counter, Sent: n, Counted: n})
+			f.After.Packets[counter] += n
+		}
+		f.Names = append(f.Names, Name{From: e.From, Name: "canary.invalid", Asked: s.Sink, Answer: AnswerNoName, Recorded: 1})
+	}
+	return f
+}
+
+// canary is the one that the node sent for the counter.
+func canary(f *Facts, counter Counter) *Canary {
+	return &f.Canaries[slices.IndexFunc(f.Canaries, func(c Canary) bool { return c.From == node && c.Counter == counter })]
+}
+
+func TestTheVerdictOfEveryFact(t *testing.T) {
+	s := spec(t)
+	for _, tt := range []struct {
+		name string
+		edit func(*Facts)
+		want Verdict
+		why  string // is in one of its leaks or doubts
+	}{
+		{"everything as it must be", func(*Facts) {}, Sealed, ""},
+		{"others tried to leave and could not", func(f *Facts) {
+			f.After.Tried = []Tried{{Source: netip.MustParseAddr("172.30.0.9"), Destination: netip.MustParseAddr("198.51.100.9"), Protocol: TCP, Port: 443, Packets: 2}}
+		}, Sealed, ""},
+		{"a rule is missing", func(f *Facts) { f.Rules = []string{"rule canary-tcp-ipv4 is missing"} }, NotProven, "is missing"},
+		{"masquerading is on", func(f *Facts) { f.Masquerades = []string{"table ip nat"} }, NotProven, "masquerading is on: table ip nat"},
+		{"a counter went back", func(f *Facts) { f.Last.Packets[AllowedAPI], f.Before.Packets[AllowedAPI] = 9, 3 }, NotProven, "went back from 9 to 3"},
+		{"a counter went back during the proof", func(f *Facts) { f.Before.Packets[AllowedMirror], f.After.Packets[AllowedMirror] = 9, 3 }, NotProven, "while canaries were sent"},
+		{"somebody else sent canaries", func(f *Facts) { f.After.Packets[CanaryUDP]++ }, NotProven, "counter canary-udp-ipv4 grew by"},
+		{"a canary was not counted", func(f *Facts) { c := canary(f, CanaryTCP); c.Counted--; f.After.Packets[CanaryTCP]-- }, NotProven, "1 sent, 0 counted at the gate"},
+		{"a canary was not sent", func(f *Facts) { c := canary(f, CanaryICMP); c.Fault = "no socket" }, NotProven, "no socket"},
+		{"too few canaries were sent", func(f *Facts) {
+			c := canary(f, CanaryUDP)
+			c.Sent, c.Counted = 1, 1
+			f.After.Packets[CanaryUDP]--
+		}, NotProven, "sent 1 of 2 packets"},
+		{"a source sent none", func(f *Facts) {
+			f.Canaries = slices.DeleteFunc(f.Canaries, func(c Canary) bool { return c.From == pod })
+		}, NotProven, "pod x/a sent nothing for"},
+		{"a canary left the host", func(f *Facts) { canary(f, CanaryTCP6).Left = 1 }, Leaked, "1 packets were seen leaving this host"},
+		{"a packet got past the gate", func(f *Facts) { f.After.Packets[BeyondForward6] = 1 }, Leaked, "got past the gate"},
+		{"a packet got past the gate to this host", func(f *Facts) { f.After.Packets[BeyondInput4] = 1 }, Leaked, "got past the gate"},
+		{"a name got an address", func(f *Facts) { f.Names[0].Answer = AnswerAddress }, Leaked, "got an address"},
+		{"a name went elsewhere", func(f *Facts) { f.Names[1].Recorded = 0 }, NotProven, "it went elsewhere"},
+		{"a name came twice", func(f *Facts) { f.Names[1].Recorded = 2 }, NotProven, "recorded 2 times"},
+		{"a name got no answer", func(f *Facts) { f.Names[0].Answer = AnswerNone }, NotProven, "no answer of the sink's"},
+		{"a source asked for no name", func(f *Facts) { f.Names = f.Names[1:] }, NotProven, "node lab-worker asked for no name"},
+		{"an image that is not in the lock", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1"}} }, Leaked, "example/evil:1"},
+		{"no image was looked at", func(f *Facts) { f.Images = 0 }, NotProven, "no image was seen"},
+		{"something could not be found out", func(f *Facts) { f.Unknown = []string{"the images of lab-worker: timeout"} }, NotProven, "timeout"},
+		{"a leak outranks a doubt", func(f *Facts) { f.Images, f.After.Packets[BeyondForward4] = 0, 1 }, Leaked, "got past the gate"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := sealed(s)
+			tt.edit(&f)
+			p := s.Judge(f, expected())
+			if p.Verdict != tt.want {
+				t.Errorf("want %s, got %s: leaks %q, doubts %q", tt.want, p.Verdict, p.Leaks, p.Doubts)
+			}
+			if said := strings.Join(slices.Concat(p.Leaks, p.Doubts), "\n"); !strings.Contains(said, tt.why) || (tt.want == Sealed) != (said == "") {
+				t.Errorf("want %q among the reasons, got %q", tt.why, said)
+			}
+		})
+	}
+}
+
+func TestNobodyExpectedIsNoProof(t *testing.T) {
+	s := spec(t)
+	if got := s.Judge(Facts{Images: 1}, nil).Verdict; got != NotProven {
+		t.Errorf("without any source: %s, want %s", got, NotProven)
+	}
+}
+
+func TestEverySourceSendsDifferentNumbersOfEachKind(t *testing.T) {
+	sends := spec(t).Sends(NodeSource)
+	if sends[CanaryTCP] == sends[CanaryUDP] || sends[CanaryUDP] == sends[CanaryICMP] || sends[CanaryTCP] == sends[CanaryICMP] {
+		t.Errorf("one kind could be taken for another: %v", maps.Collect(maps.All(sends)))
+	}
+}
+
+func TestASealThatCannotBeIsRefusedWithEveryFault(t *testing.T) {
+	_, err := New("", Network{}, documentRanges(), rand.New(rand.NewPCG(seed, 0)))
+	if err == nil {
+		t.Fatal("a seal of nothing was made")
+	}
+	for _, want := range []string{"cluster", "subnet:", "ports:", ErrNoCanaryAddress.Error()} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q: %v", want, err)
+		}
+	}
+}
+
+func TestAnImageIsForeignUnlessTheLockReachesIt(t *testing.T) {
+	found := []NodeImage{{"b", "two", "sha256:2"}, {"a", "two", "sha256:2"}, {"a", "one", "sha256:1"}}
+	got := Images(found, map[string]bool{"sha256:1": true})
+	if want := []NodeImage{{"a", "two", "sha256:2"}, {"b", "two", "sha256:2"}}; !slices.Equal(got, want) {
+		t.Errorf("want %v, got %v", want, got)
+	}
+}

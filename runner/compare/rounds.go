@@ -41,7 +41,7 @@ func JudgeRounds(attempts []plan.Planned, promises []plan.Promise, rounds []Roun
 	judgements := make([]Judgement, 0, len(attempts))
 	for i, a := range attempts {
 		j := Judge(a, promises[i], rounds[last].Observations[i])
-		flapping := last > 0 && seen[last-1][i].Verdict != seen[last][i].Verdict
+		flapping := last > 0 && !seen[last-1][i].Agrees(seen[last][i])
 		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
 		if flapping && j.Result != Skipped && j.Class != Hole {
 			j.Result, j.Class, j.Culprit = Inconclusive, ClassNone, ""
@@ -64,13 +64,13 @@ func Backends(attempts []plan.Planned, promises []plan.Promise) []plan.Planned {
 	return current
 }
 
-// gaps are attempts whose verdict in some round was not the last one, with the time until they were right for good.
+// gaps are attempts of which some round did not see the last word, with the time until it was seen for good.
 func gaps(attempts []plan.Planned, rounds []Round, seen [][]Observed) []Gap {
 	var found []Gap
 	last := len(rounds) - 1
 	for i, a := range attempts {
 		for n := last - 1; n >= 0; n-- {
-			if seen[n][i].Verdict == seen[last][i].Verdict {
+			if seen[n][i].Agrees(seen[last][i]) {
 				continue
 			}
 			after := rounds[n+1].After

@@ -45,6 +45,12 @@ type Observed struct {
 	Drop Drop `json:"drop,omitzero"`
 }
 
+// Agrees tells whether two rounds saw the same of one attempt: the same verdict, and of an allow also whether a reply came back. A reply that
+// one round waited for in vain and another got is a change, on a busy host often of the host, and never the last word.
+func (o Observed) Agrees(other Observed) bool {
+	return o.Verdict == other.Verdict && (o.Evidence == OneWay) == (other.Evidence == OneWay)
+}
+
 // Outcome of judging. The zero value is unknown.
 type Result uint8
 

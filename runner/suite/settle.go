@@ -124,11 +124,11 @@ func contradicts(promises []plan.Promise, seen []compare.Observed) bool {
 	return false
 }
 
-// differ are the indexes whose verdicts differ.
+// differ are the indexes of which the two rounds saw different things.
 func differ(a, b []compare.Observed) []int {
 	var changed []int
 	for i := range a {
-		if a[i].Verdict != b[i].Verdict {
+		if !a[i].Agrees(b[i]) {
 			changed = append(changed, i)
 		}
 	}

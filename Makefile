@@ -89,13 +89,10 @@ e2e: images ## tests on the real engine and on real clusters of their own
 	  go test -count=1 -timeout 20m -run Live ./runner/cluster
 	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 30m -v ./...
 
+.PHONY: e2e-cilium
+e2e-cilium: host ## a choice of the catalogue on Cilium; not yet part of test, since steps that relabel do not hold there
 	@$(BIN) bundle create --cni all
 	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 20m -v -short -run TestEveryCatalogueScenarioHolds .
-
-.PHONY: e2e-cilium
-e2e-cilium: host ## every end-to-end test and the whole catalogue on Cilium
-	@$(BIN) bundle create --cni all
-	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 60m -v ./...
 
 .PHONY: test
 test: host testtools unit e2e ## everything CI runs

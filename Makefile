@@ -95,7 +95,7 @@ e2e-cilium: host ## a choice of the catalogue on Cilium; not yet part of test, s
 	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 20m -v -short -run TestEveryCatalogueScenarioHolds .
 
 .PHONY: test
-test: host testtools unit e2e ## everything CI runs
+test: host testtools generate-check unit e2e ## everything CI runs
 
 .PHONY: race
 race: host ## the same 20 steps with gapproof and with cyclonus, on one cluster

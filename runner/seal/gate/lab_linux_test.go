@@ -90,6 +90,10 @@ func newLab(t *testing.T, families stack) *lab {
 		}
 	}
 	l := &lab{host: newSpace(t), node: newSpace(t), beyond: newSpace(t)}
+	for _, s := range []*space{l.host, l.node, l.beyond} {
+		// Addresses are used at once: the kernel would look for others that have them, link-local ones too, for a second or two.
+		s.sh(t, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")
+	}
 	l.host.sh(t, fmt.Sprintf(`
 		ip link add br-lab type bridge
 		ip link add port type veth peer name eth0 netns %d

@@ -89,7 +89,7 @@ func complete(t testing.TB, o Options, f *fakeEngine, nodes ...corev1.Node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &record{Version: recordVersion, Name: o.Name, Topology: kindconfigs.Default, Lock: lock, PodNetwork: true, Cluster: &Cluster{
+	r := &record{Version: recordVersion, Name: o.Name, Topology: kindconfigs.Default, Lock: lock, PodNetwork: true, Created: fakeStart.Add(time.Minute), Cluster: &Cluster{
 		Name: o.Name, Kubeconfig: state.kubeconfig(), Mirror: serve(t, struct{}{}), Nodes: []Node{{Name: "gapproof-a-control-plane"}},
 	}}
 	if err := r.write(state.record()); err != nil {
@@ -137,13 +137,14 @@ func TestUpRemakesWhatIsNotHealthy(t *testing.T) {
 		node  corev1.Node
 		want  string
 	}{
-		"a node that is not Ready":     {func(*fakeEngine, files) {}, node("gapproof-a-control-plane", corev1.ConditionFalse), "is not Ready: KubeletNotReady: no CNI"},
-		"a node that has not come":     {func(*fakeEngine, files) {}, node("other", corev1.ConditionTrue), "has not registered"},
-		"a stopped container":          {func(f *fakeEngine, _ files) { f.containers[0].state = "exited" }, node("x", ""), "is exited"},
-		"a mirror that is gone":        {func(f *fakeEngine, _ files) { f.containers = f.containers[:1] }, node("x", ""), "the mirror's container is gone"},
-		"node containers that are not": {func(f *fakeEngine, _ files) { f.containers = f.containers[1:] }, node("x", ""), "0 of 1 node containers"},
-		"no record":                    {func(_ *fakeEngine, s files) { _ = os.Remove(s.record()) }, node("x", ""), "half-made"},
-		"a record that is cut off":     {func(_ *fakeEngine, s files) { _ = os.WriteFile(s.record(), []byte(`{"ver`), fileMode) }, node("x", ""), "half-made"},
+		"a node that is not Ready":           {func(*fakeEngine, files) {}, node("gapproof-a-control-plane", corev1.ConditionFalse), "is not Ready: KubeletNotReady: no CNI"},
+		"a node that has not come":           {func(*fakeEngine, files) {}, node("other", corev1.ConditionTrue), "has not registered"},
+		"a stopped container":                {func(f *fakeEngine, _ files) { f.containers[0].state = "exited" }, node("x", ""), "is exited"},
+		"a container that was started again": {func(f *fakeEngine, _ files) { f.containers[0].started = fakeStart.Add(time.Hour) }, node("x", ""), "was started again at 2026-01-02T04:04:05Z"},
+		"a mirror that is gone":              {func(f *fakeEngine, _ files) { f.containers = f.containers[:1] }, node("x", ""), "the mirror's container is gone"},
+		"node containers that are not":       {func(f *fakeEngine, _ files) { f.containers = f.containers[1:] }, node("x", ""), "0 of 1 node containers"},
+		"no record":                          {func(_ *fakeEngine, s files) { _ = os.Remove(s.record()) }, node("x", ""), "half-made"},
+		"a record that is cut off":           {func(_ *fakeEngine, s files) { _ = os.WriteFile(s.record(), []byte(`{"ver`), fileMode) }, node("x", ""), "half-made"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, o := newFake(t), options(t)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // fakeEngine keeps networks, containers and images in memory and answers the docker commands this package uses. A command it does
@@ -35,8 +36,19 @@ type fakeNetwork struct{ name, label, subnet string }
 
 type fakeContainer struct {
 	id, name, state, image string
+	started                time.Time // default: fakeStart
 	labels                 map[string]string
 	networks               []string
+}
+
+// fakeStart is when containers were started that name no time of their own.
+var fakeStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func (c *fakeContainer) startedAt() time.Time {
+	if c.started.IsZero() {
+		return fakeStart
+	}
+	return c.started
 }
 
 type fakeImage struct{ id, executable string }
@@ -168,7 +180,9 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 				if strings.Contains(flag(c.args, "--format"), "IPAddress") {
 					return k.state + " 172.30.0.130 fd67::82", nil
 				}
-				return map[string]string{"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state}[flag(c.args, "--format")], nil
+				return map[string]string{
+					"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state, "{{.State.StartedAt}}": k.startedAt().Format(time.RFC3339Nano),
+				}[flag(c.args, "--format")], nil
 			}
 		}
 		return "", noSuch("container", last)

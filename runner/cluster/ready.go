@@ -102,6 +102,15 @@ func (e engine) healthy(ctx context.Context, own belongings, r *record) error {
 		if k.state != "running" {
 			return fmt.Errorf("container %s is %s", k.name, k.state)
 		}
+		// An engine that comes back starts the containers too, with whatever an unclean end left in them: nodes call themselves Ready
+		// then, while pods are not started any more.
+		started, err := e.started(ctx, k.id)
+		if err != nil {
+			return err
+		}
+		if started.After(r.Created) {
+			return fmt.Errorf("container %s was started again at %s", k.name, started.UTC().Format(time.RFC3339))
+		}
 	}
 	if err := mirrorAnswers(ctx, c.Mirror); err != nil {
 		return err
@@ -120,4 +129,17 @@ func (e engine) healthy(ctx context.Context, own belongings, r *record) error {
 		return fmt.Errorf("listing nodes: %w", err)
 	}
 	return nodesMissing(list.Items, c.Nodes, r.PodNetwork)
+}
+
+// started is when the container's process was last started.
+func (e engine) started(ctx context.Context, id string) (time.Time, error) {
+	text, err := e.docker(ctx, nil, "container", "inspect", "--format", "{{.State.StartedAt}}", id)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("asking when container %s was started: %w", id, err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(text)))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("asking when container %s was started: %w", id, err)
+	}
+	return at, nil
 }

@@ -112,7 +112,8 @@ func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
 		}
 	}
 	t.Cleanup(down)
-	gapproof(t, "up", "--replace", "--cluster", dual, "--topology", "one-worker-dual-stack").wantExit(t, 0)
+	gapproof(t, "down", "--cluster", dual).wantExit(t, 0)
+	gapproof(t, "up", "--cluster", dual, "--topology", "one-worker-dual-stack").wantExit(t, 0)
 	dir := filepath.Join(t.TempDir(), "evidence")
 	c := gapproof(t, "run", "--cluster", dual, "--witness", "require", "-o", "json", "--evidence", dir, "scenarios/catalogue/families")
 	c.wantExit(t, 0)

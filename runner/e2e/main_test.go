@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 	}
 	live = env.New()
 	live.Setup(func(ctx context.Context, cfg *envconf.Config) (context.Context, error) {
+		// A cluster that an earlier run left is no ground to test on: it may have been cut off in the middle of anything.
+		if err := step(ctx, "down"); err != nil {
+			return ctx, err
+		}
 		up := []string{"up"}
 		if name := os.Getenv(cniVariable); name != "" {
 			up = append(up, "--cni", name)

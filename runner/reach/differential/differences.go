@@ -16,7 +16,8 @@ type Difference struct {
 	What string
 	// API is what decides, and Reference where it stands.
 	API, Reference string
-	// Source is the file of the API's Go module, as its import path and name, that has API word for word; empty where API gives a page's meaning.
+	// Source is the file of a Go module of the API, as its import path and name, that has API word for word. It is empty for what the
+	// modules do not say at all; then API are the words of the page that Reference names.
 	Source string
 	// Explains tells whether a case that was shrunk is this difference.
 	Explains func(Case) bool
@@ -34,13 +35,14 @@ func Differences() []Difference {
 		{
 			ID:   "self-traffic",
 			What: "cyclonus holds traffic of a pod with itself against the policies.",
-			API:  "A Pod cannot block access to itself.", Reference: conceptPage,
+			API:  "Other pods that are allowed (exception: a pod cannot block access to itself)", Reference: conceptPage,
 			Explains: func(c Case) bool { return c.Query.Source.Pod != "" && c.Query.Source == c.Query.Destination },
 		},
 		{
 			ID:   "not-in-without-the-key",
 			What: "cyclonus takes NotIn not to match an object that lacks the key.",
-			API:  "notin matches all resources whose key has none of the values, and all resources with no labels with the key.", Reference: selectorPage,
+			API:  "The operator is DoesNotExist or NotIn and Labels does not have the Requirement's key.", Reference: selectorPage,
+			Source: "k8s.io/apimachinery/pkg/labels/selector.go",
 			Explains: func(c Case) bool {
 				return c.anySelector(func(s metav1.LabelSelector) bool {
 					return slices.ContainsFunc(s.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool {
@@ -81,7 +83,8 @@ func Differences() []Difference {
 		{
 			ID:   "host-network",
 			What: "cyclonus does not know hostNetwork pods and judges them as any other.",
-			API:  "When the network plugin cannot tell hostNetwork pods from their node, it ignores such pods when matching podSelector and namespaceSelector.", Reference: conceptPage,
+			API:  "Note that host-networked pods are not included in this type of peer.", Reference: conceptPage,
+			Source: "sigs.k8s.io/network-policy-api/apis/v1alpha2/clusternetworkpolicy_types.go",
 			Explains: func(c Case) bool {
 				return slices.ContainsFunc(c.World.Pods, func(p reach.Pod) bool { return p.HostNetwork })
 			},

@@ -9,13 +9,14 @@ import (
 )
 
 func TestQuotesStandInTheSourcesOfTheAPI(t *testing.T) {
-	quoted := 0
 	for _, d := range Differences() {
-		if d.Source == "" {
-			continue
-		}
-		quoted++
 		t.Run(d.ID, func(t *testing.T) {
+			if d.Source == "" {
+				if d.ID != "self-traffic" || d.Reference != conceptPage { // on which the API's modules are silent
+					t.Error("the difference quotes no file of the API's modules")
+				}
+				return
+			}
 			pkg, name := filepath.Split(d.Source)
 			dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", strings.TrimSuffix(pkg, "/")).Output()
 			if err != nil {
@@ -30,8 +31,5 @@ func TestQuotesStandInTheSourcesOfTheAPI(t *testing.T) {
 				t.Errorf("%s has no %q", d.Source, d.API)
 			}
 		})
-	}
-	if quoted == 0 {
-		t.Error("no difference quotes the sources")
 	}
 }

@@ -14,9 +14,11 @@ import (
 	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	"github.com/gapproof/gapproof/runner/apply"
 	"github.com/gapproof/gapproof/runner/cluster"
+	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/selftest"
 	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/runner/worlds"
 )
 
 // The parts of the self-test.
@@ -139,7 +141,7 @@ func (a *app) selfTestIdle(ctx context.Context, o selftestOptions) (wrong int, e
 	if err != nil {
 		return 0, err
 	}
-	s := a.seamsOf(at, target{cluster: o.idle}, run)
+	s := a.worldsOf(at, target{cluster: o.idle}, run)
 	idle, err := selftest.EnforcesNothing(ctx, s, apply.New(at.Client, run), all, suite.Options{
 		Run: run, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return replay(file, attempt, target{cluster: o.idle}) },
@@ -175,8 +177,8 @@ func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, o selfte
 	outcomes, err := selftest.Faults(ctx, selftest.Lab{
 		Cluster: at.Cluster, Machines: lab, Nodes: nodes, CNI: lab.CNI, Run: newRun, Progress: a.done,
 		Seams: func(through *kube.Cluster, run string) (suite.Worlds, suite.Policies) {
-			s := &seams{cluster: through, run: run, image: at.image, prefix: "gapproof-" + run + "-", token: newToken(), log: a.log}
-			return s, apply.New(through.Client, run)
+			w := &worlds.Worlds{Cluster: through, Options: fixture.Options{Run: run, Image: at.image, Prefix: "gapproof-" + run + "-", Token: newToken(), Log: a.log}}
+			return w, apply.New(through.Client, run)
 		},
 	}, table)
 	if err != nil {

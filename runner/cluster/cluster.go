@@ -59,13 +59,22 @@ type Options struct {
 	// when the nodes have registered, as they cannot become Ready.
 	Install func(context.Context, *Cluster) error
 	// CNI is what Install makes, by name. It is recorded, and a cluster with another one is not the cluster that is asked for.
-	CNI    string
+	CNI string
+	// Close seals the network described by the cluster's Seal. It is called once the network is there and before anything is attached to it;
+	// an error fails the step. Nil means that the network is not sealed.
+	Close func(context.Context, *Cluster) error
+	// Unseal undoes what Close did for a cluster of that name. It is called before a sealed network is removed, one of an earlier attempt
+	// too, and finds nothing to undo where Close had not been called. Required with Close.
+	Unseal Unseal
 	Retain Retain
 	// Log receives what kind and the steps have to say. Nil means none.
 	Log *slog.Logger
 	// Progress may be nil.
 	Progress Progress
 }
+
+// Unseal opens the network of the cluster with this name again, as its network is about to be removed.
+type Unseal func(ctx context.Context, cluster string) error
 
 // Origin says whether Up made a cluster.
 type Origin int
@@ -111,7 +120,9 @@ type Cluster struct {
 	Images []images.Image `json:"images"`
 	// AccessLog is the path of the mirror's access log, which mirror.ReadAccessLog reads.
 	AccessLog string `json:"accessLog"`
-	Origin    Origin `json:"-"`
+	// Seal is nil for a cluster whose network is not sealed.
+	Seal   *Seal  `json:"seal,omitempty"`
+	Origin Origin `json:"-"`
 }
 
 // RESTConfig is the client configuration for the cluster's administrator.
@@ -210,6 +221,9 @@ func newUp(o Options, e engine) (*up, error) {
 	if o.Lock == nil || o.LabDir == "" || o.Executable == "" {
 		return nil, errors.New("reading the options: LabDir, Lock and Executable are required")
 	}
+	if o.Close != nil && o.Unseal == nil {
+		return nil, errors.New("reading the options: Close requires Unseal")
+	}
 	return &up{o: o, engine: e, files: filesOf(dir, o.Name)}, nil
 }
 
@@ -277,7 +291,7 @@ func (u *up) fail(ctx context.Context, step string, err error) error {
 	}
 	if u.o.Retain == RetainNothing {
 		u.progress(step, "removing what was made", 0)
-		_, err := remove(cleanup, u.engine, u.o.Name, u.files)
+		_, err := remove(cleanup, u.engine, u.o.Name, u.files, u.o.Unseal)
 		faults = append(faults, err)
 	}
 	finish()
@@ -333,9 +347,14 @@ func (u *up) findOrClear(ctx context.Context) (string, error) {
 			return "", ended(ctx)
 		}
 		if unhealthy == nil {
-			if r.Lock != u.lock || r.Topology != u.o.Topology || r.PodNetwork != (u.o.Install != nil) || r.Cluster.CNI != u.o.CNI {
-				return "", fmt.Errorf("looking for the cluster: it is up with topology %s, CNI %q from lab %s, which is not what was asked for: %w",
-					r.Topology, r.Cluster.CNI, r.LabDir, ErrClusterExists)
+			if r.Lock != u.lock || r.Topology != u.o.Topology || r.PodNetwork != (u.o.Install != nil) || r.Cluster.CNI != u.o.CNI ||
+				(r.Cluster.Seal != nil) != (u.o.Close != nil) {
+				sealed := ""
+				if r.Cluster.Seal != nil {
+					sealed = ", sealed,"
+				}
+				return "", fmt.Errorf("looking for the cluster: it is up%s with topology %s, CNI %q from lab %s, which is not what was asked for: %w",
+					sealed, r.Topology, r.Cluster.CNI, r.LabDir, ErrClusterExists)
 			}
 			u.cluster = r.Cluster
 			u.cluster.Origin = Found
@@ -345,7 +364,7 @@ func (u *up) findOrClear(ctx context.Context) (string, error) {
 	} else if own.empty() {
 		return "none", nil
 	}
-	removed, err := remove(ctx, u.engine, u.o.Name, u.files)
+	removed, err := remove(ctx, u.engine, u.o.Name, u.files, u.o.Unseal)
 	if err != nil {
 		return "", err
 	}
@@ -377,7 +396,11 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
-		subnet, err := u.engine.createNetwork(ctx, u.o.Name, u.topology.Networking.IPFamily, slices.Concat(podSubnets, services))
+		var labels []string
+		if u.o.Close != nil {
+			labels = append(labels, sealedLabel+"=true")
+		}
+		subnet, err := u.engine.createNetwork(ctx, u.o.Name, u.topology.Networking.IPFamily, slices.Concat(podSubnets, services), labels...)
 		if err != nil {
 			return err
 		}
@@ -390,19 +413,28 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
+		if u.o.Close != nil {
+			if err := u.seal(ctx, image); err != nil {
+				return err
+			}
+		}
 		return u.engine.startMirror(ctx, u.o.Name, image, u.o.LabDir, u.files, u.cluster.Mirror)
 	})
 	if err := g.Wait(); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("mirror on %s, node image %s", u.cluster.Mirror, loaded), nil
+	sealed := ""
+	if u.cluster.Seal != nil {
+		sealed = fmt.Sprintf("network sealed, sink on %s, ", u.cluster.Seal.Sink)
+	}
+	return fmt.Sprintf("%smirror on %s, node image %s", sealed, u.cluster.Mirror, loaded), nil
 }
 
 func (u *up) createNodes(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, kindLimit, fmt.Errorf("kind was not done within %v", kindLimit))
 	defer cancel()
 	l := kindLogger{log: u.o.Log, notice: func(line string) { u.progress("kind nodes created", line, 0) }}
-	if err := u.engine.createNodes(ctx, u.o.Name, u.tag, kindConfig(u.topology, u.files), u.files, l); err != nil {
+	if err := u.engine.createNodes(ctx, u.o.Name, u.tag, kindConfig(u.topology, u.files, u.cluster.Seal), u.files, l); err != nil {
 		return "", err
 	}
 	nodes, err := u.engine.nodes(ctx, u.o.Name)

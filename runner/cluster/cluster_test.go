@@ -318,7 +318,7 @@ func TestTheNodesAreSentToTheMirrorAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range kindConfig(topology, state).Nodes {
+	for _, n := range kindConfig(topology, state, nil).Nodes {
 		if len(n.ExtraMounts) != 1 || n.ExtraMounts[0].HostPath != state.certs() || !n.ExtraMounts[0].Readonly {
 			t.Errorf("%s has the mounts %+v, want certs.d read-only", n.Role, n.ExtraMounts)
 		}

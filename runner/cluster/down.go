@@ -16,6 +16,8 @@ import (
 type DownOptions struct {
 	// StateDir is where clusters keep their files. Empty means DefaultStateDir.
 	StateDir string
+	// Unseal opens a sealed network before it is removed. Without it one that is sealed stays, and the error matches [ErrCannotUnseal].
+	Unseal Unseal
 	// Log may be nil.
 	Log *slog.Logger
 	// Progress may be nil.
@@ -57,7 +59,7 @@ func Down(ctx context.Context, name string, o DownOptions) (removed []string, er
 	if _, err := os.Stat(o.StateDir); errors.Is(err, os.ErrNotExist) {
 		// Nothing was ever brought up with this state; a lock file is not worth a folder. Containers of another state's cluster
 		// carry the same label and are still found below.
-		removed, err := remove(ctx, newEngine(), name, filesOf(o.StateDir, name))
+		removed, err := remove(ctx, newEngine(), name, filesOf(o.StateDir, name), o.Unseal)
 		if err != nil {
 			return removed, fmt.Errorf("taking down cluster %q: %w", name, err)
 		}
@@ -72,7 +74,7 @@ func Down(ctx context.Context, name string, o DownOptions) (removed []string, er
 		return nil, fmt.Errorf("taking down cluster %q: %w", name, err)
 	}
 	defer func() { _ = release() }()
-	removed, err = remove(ctx, newEngine(), name, filesOf(o.StateDir, name))
+	removed, err = remove(ctx, newEngine(), name, filesOf(o.StateDir, name), o.Unseal)
 	if err != nil {
 		return removed, fmt.Errorf("taking down cluster %q: %w", name, err)
 	}
@@ -87,7 +89,7 @@ func Down(ctx context.Context, name string, o DownOptions) (removed []string, er
 const removeRounds = 3
 
 // remove removes whatever belongs to the cluster, going on after a fault so that as little as possible stays.
-func remove(ctx context.Context, e engine, name string, f files) ([]string, error) {
+func remove(ctx context.Context, e engine, name string, f files, unseal Unseal) ([]string, error) {
 	var removed []string
 	var faults error
 	for range removeRounds {
@@ -100,7 +102,7 @@ func remove(ctx context.Context, e engine, name string, f files) ([]string, erro
 			break
 		}
 		var gone []string
-		gone, faults = e.removeAll(ctx, own)
+		gone, faults = e.removeAll(ctx, name, own, unseal)
 		removed = append(removed, gone...)
 	}
 	if _, err := os.Stat(f.dir); err == nil {
@@ -114,11 +116,23 @@ func remove(ctx context.Context, e engine, name string, f files) ([]string, erro
 }
 
 // removeAll removes belongings in the order in which the engine lets go of them.
-func (e engine) removeAll(ctx context.Context, own belongings) (removed []string, err error) {
+func (e engine) removeAll(ctx context.Context, name string, own belongings, unseal Unseal) (removed []string, err error) {
 	var faults []error
 	mirrors := e.mirrorImages(ctx, own.helpers)
 	removed, err = e.removeContainers(ctx, slices.Concat(own.outside, own.nodes, own.helpers))
 	faults = append(faults, err)
+	if own.sealed { // the network's label is what tells of the seal, so the network goes last
+		switch {
+		case err != nil:
+			return removed, err
+		case unseal == nil:
+			return removed, ErrCannotUnseal
+		}
+		if err := unseal(ctx, name); err != nil {
+			return removed, err
+		}
+		removed = append(removed, "seal of "+objectName(name))
+	}
 	for _, n := range own.networks {
 		if _, err := e.docker(ctx, nil, "network", "rm", n); err != nil && !gone(err) {
 			faults = append(faults, fmt.Errorf("removing network %s: %w", n, err))

@@ -164,9 +164,10 @@ type container struct {
 // belongings are what one cluster has in the engine.
 type belongings struct {
 	nodes    []container
-	helpers  []container // the mirror
+	helpers  []container // the mirror and the sink
 	outside  []container // outside hosts of runs
 	networks []string
+	sealed   bool // whether one of the networks is
 }
 
 func (b belongings) empty() bool {
@@ -187,15 +188,17 @@ const (
 // A node is the cluster's own when it has kind's label for the cluster and is attached, or was to be attached, to the cluster's
 // network. Nodes of somebody else's network of that name are not.
 func (e engine) find(ctx context.Context, name string) (own belongings, foreign []string, err error) {
-	networks, err := e.lines(ctx, "network", "ls", "--filter", "name=^"+objectName(name)+"$", "--format", fmt.Sprintf("{{.Name}}\t{{.Label %q}}", Label))
+	networks, err := e.lines(ctx, "network", "ls", "--filter", "name=^"+objectName(name)+"$", "--format", fmt.Sprintf("{{.Name}}\t{{.Label %q}}\t{{.Label %q}}", Label, sealedLabel))
 	if err != nil {
 		return own, nil, fmt.Errorf("listing networks: %w", err)
 	}
 	taken := false
 	for _, line := range networks {
-		network, label, _ := strings.Cut(line, "\t")
+		network, rest, _ := strings.Cut(line, "\t")
+		label, sealed, _ := strings.Cut(rest, "\t")
 		if label == name {
 			own.networks = append(own.networks, network)
+			own.sealed = own.sealed || sealed != ""
 		} else {
 			taken = true
 			foreign = append(foreign, "network "+network)

@@ -68,7 +68,7 @@ func TestRemoveTakesWhatIsOursAndNothingElse(t *testing.T) {
 		&fakeContainer{id: "o", name: "outside-host", state: "created", image: "gapproof.dev/probe:lab", labels: map[string]string{Label: "a"}})
 	f.images[mirrorRepository+":1"] = fakeImage{}
 	f.images["gapproof.dev/probe:lab"] = fakeImage{}
-	got, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a"))
+	got, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestRemoveLooksAgainForWhatAppearedMeanwhile(t *testing.T) {
 			f.node("gapproof-a", "worker", "gapproof-a")
 		}
 	}
-	if _, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a")); err != nil {
+	if _, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.names(); len(got) != 0 {
@@ -104,7 +104,7 @@ func TestRemoveTellsWhatItCouldNot(t *testing.T) {
 	f := newFake(t)
 	f.networks = []*fakeNetwork{{name: "gapproof-a", label: "a"}}
 	f.refuse["network rm"] = "Error response from daemon: network gapproof-a has active endpoints"
-	_, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a"))
+	_, err := remove(t.Context(), f.engine(), "a", filesOf(t.TempDir(), "a"), nil)
 	var failed *CommandError
 	if !errors.As(err, &failed) || !strings.Contains(failed.Output, "active endpoints") {
 		t.Errorf("remove: %v, want a *CommandError with docker's words", err)

@@ -27,13 +27,16 @@ func kindProvider(l kindlog.Logger) *kindcluster.Provider {
 	return kindcluster.NewProvider(kindcluster.ProviderWithDocker(), kindcluster.ProviderWithLogger(l))
 }
 
-// kindConfig completes a topology with what depends on this host.
-func kindConfig(topology *v1alpha4.Cluster, f files) *v1alpha4.Cluster {
+// kindConfig completes a topology with what depends on this host. s is nil for a network that is not sealed.
+func kindConfig(topology *v1alpha4.Cluster, f files, s *Seal) *v1alpha4.Cluster {
 	c := topology.DeepCopy()
 	for i := range c.Nodes {
 		c.Nodes[i].ExtraMounts = append(c.Nodes[i].ExtraMounts, v1alpha4.Mount{
 			HostPath: f.certs(), ContainerPath: "/etc/containerd/certs.d", Readonly: true,
 		})
+		if s != nil {
+			c.Nodes[i].ExtraMounts = append(c.Nodes[i].ExtraMounts, v1alpha4.Mount{HostPath: f.resolver(i), ContainerPath: resolvConf})
+		}
 	}
 	return c
 }

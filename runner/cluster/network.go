@@ -189,7 +189,8 @@ func routeWord(s string) (out [4]byte, err error) {
 // createNetwork makes the cluster's network. It has no masquerading: nothing in a lab has business outside, so packets that try
 // to leave carry an address nobody answers to. Another process may take the same subnet first; the next one is tried then.
 // A network for the dual family has the range subnet6 besides; any other has no IPv6 at all.
-func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.ClusterIPFamily, alsoTaken []netip.Prefix) (netip.Prefix, error) {
+// labels are set besides the cluster's own.
+func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.ClusterIPFamily, alsoTaken []netip.Prefix, labels ...string) (netip.Prefix, error) {
 	taken, err := takenSubnets(ctx, e)
 	if err != nil {
 		return netip.Prefix{}, err
@@ -204,6 +205,9 @@ func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.
 			"--subnet", subnet.String(), "--gateway", hostAddress(subnet, 1).String(), "--ip-range", upperHalf(subnet).String(),
 			"--opt", "com.docker.network.bridge.enable_ip_masquerade=false",
 			"--label", Label + "=" + name}
+		for _, l := range labels {
+			args = append(args, "--label", l)
+		}
 		if family == v1alpha4.DualStackFamily {
 			args = append(args, "--ipv6", "--subnet", subnet6(subnet).String())
 		}

@@ -134,13 +134,17 @@ func (e engine) loadOf(ctx context.Context, r *record, name, repository string) 
 
 // start runs the container, as the caller's user so that its token can stay unreadable to everybody else.
 func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string) error {
-	err := h.engine.create(ctx, "run", "--detach", "--pull", "never",
+	args := []string{"run", "--detach", "--pull", "never"}
+	if s := h.record.Cluster.Seal; s != nil { // the engine's resolver passes names on that it does not know
+		args = append(args, "--dns", s.Sink.Addr().String())
+	}
+	err := h.engine.create(ctx, append(args,
 		"--name", h.container, "--label", Label+"="+o.Cluster, "--label", kube.RunLabel+"="+o.Run,
 		"--network", objectName(o.Cluster),
 		"--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only",
 		"--sysctl", "net.ipv4.ip_unprivileged_port_start=0", "--sysctl", fmt.Sprintf("net.ipv4.ping_group_range=%d %d", os.Getgid(), os.Getgid()),
 		"--mount", "type=bind,readonly,source="+h.folder+",target="+tokenDir,
-		image, "--identity="+o.Identity, "--listen="+o.Listen, "--token-file="+tokenDir+"/"+tokenName)
+		image, "--identity="+o.Identity, "--listen="+o.Listen, "--token-file="+tokenDir+"/"+tokenName)...)
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func TestCleanTakesTheHostsOfOneRunAndDownTakesAll(t *testing.T) {
 	if diff := cmp.Diff([]string{"container gapproof-dev-outside-r1-world"}, removed); err != nil || diff != "" {
 		t.Errorf("clean: %v (-want +got):\n%s", err, diff)
 	}
-	if _, err := remove(t.Context(), f.engine(), "dev", filesOf(o.StateDir, "dev")); err != nil {
+	if _, err := remove(t.Context(), f.engine(), "dev", filesOf(o.StateDir, "dev"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if len(f.containers) > 0 {

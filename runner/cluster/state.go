@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,6 +79,12 @@ func (f files) record() string     { return filepath.Join(f.dir, "cluster.json")
 func (f files) certs() string      { return filepath.Join(f.dir, "certs.d") }
 func (f files) mirror() string     { return filepath.Join(f.dir, "mirror") }
 
+// seal is for whoever seals the network; resolvers holds a resolv.conf for each node, by its place in the topology.
+func (f files) seal() string             { return filepath.Join(f.dir, "seal") }
+func (f files) namesLog() string         { return filepath.Join(f.dir, "sink", namesLogName) }
+func (f files) resolvers() string        { return filepath.Join(f.dir, "resolv") }
+func (f files) resolver(node int) string { return filepath.Join(f.resolvers(), strconv.Itoa(node)) }
+
 // outside is the folder of one outside host of a run; without a name, of all of the run; without a run, of all.
 func (f files) outside(run, name string) string { return filepath.Join(f.dir, "outside", run, name) }
 
@@ -85,6 +92,9 @@ func (f files) accessLog() string { return filepath.Join(f.mirror(), accessLogNa
 
 // accessLogName is the access log's name in the folder that is mounted into the mirror.
 const accessLogName = "access.jsonl"
+
+// namesLogName is the name of the sink's log in the folder that is mounted into the sink.
+const namesLogName = "names.jsonl"
 
 // recordVersion is the only version of cluster.json that this build reads.
 const recordVersion = 3

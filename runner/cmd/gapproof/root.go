@@ -118,7 +118,7 @@ Exit codes: 0 every promise held, 1 a promise did not hold, 2 usage or configura
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log debug lines to stderr")
 	root.PersistentFlags().StringVar(&a.cacheDir, "cache-dir", "", "where images are built (default $XDG_CACHE_HOME/gapproof)")
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "where clusters' files are kept (default $XDG_STATE_HOME/gapproof)")
-	root.AddCommand(a.doctor(), a.bundle(), a.up(), a.down(), a.run(), a.report(), a.plan(), a.explain(), a.lint(), a.clean(), a.kubeconfig(), a.importing(), a.selftest(), a.mirror(), a.version())
+	root.AddCommand(a.doctor(), a.bundle(), a.up(), a.down(), a.run(), a.report(), a.plan(), a.explain(), a.lint(), a.clean(), a.kubeconfig(), a.importing(), a.selftest(), a.seal(), a.mirror(), a.sink(), a.version())
 	group(root)
 	for _, c := range root.Commands() {
 		wrapArgs(c)

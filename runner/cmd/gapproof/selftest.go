@@ -132,7 +132,7 @@ func (a *app) selfTestIdle(ctx context.Context, o selftestOptions) (wrong int, e
 	}
 	if lab.Origin == cluster.Made {
 		defer func() {
-			_, e := cluster.Down(context.WithoutCancel(ctx), o.idle, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log})
+			_, e := cluster.Down(context.WithoutCancel(ctx), o.idle, a.downOptions())
 			err = errors.Join(err, e)
 		}()
 	}

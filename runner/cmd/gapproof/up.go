@@ -17,6 +17,7 @@ import (
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/seal/gate"
 )
 
 func (a *app) up() *cobra.Command {
@@ -33,14 +34,16 @@ func (a *app) up() *cobra.Command {
 	c.Flags().StringVar(&o.name, "cluster", defaultCluster, "name of the cluster")
 	c.Flags().StringVar(&o.cni, "cni", cni.Default, "pod network, one of "+strings.Join(cni.Names(), ", ")+" (none enforces nothing: for gapproof selftest)")
 	c.Flags().StringVar(&o.topology, "topology", kindconfigs.Default, "one of "+strings.Join(kindconfigs.Names(), ", "))
+	c.Flags().BoolVar(&o.sealed, "sealed", false, "drop and count whatever leaves the cluster's network, and answer names by a sink that records them (needs root)")
 	c.Flags().BoolVar(&o.retain, "retain", false, "leave a cluster that could not be brought up as it is, to be looked at")
-	c.Flags().BoolVar(&o.replace, "replace", false, "replace a cluster of this name that was made from another lab, topology or CNI")
+	c.Flags().BoolVar(&o.replace, "replace", false, "replace a cluster of this name that was made from another lab, topology or CNI, or not sealed as asked for")
 	return c
 }
 
 // upOptions are the flags of up.
 type upOptions struct {
 	name, topology, cni string
+	sealed              bool
 	retain, replace     bool
 }
 
@@ -59,6 +62,11 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 			"gapproof bundle create --cni " + strings.Join(withProfile(lock, profile.Name), ","),
 		}
 	}
+	if flags.sealed {
+		if err := gate.Check(); err != nil {
+			return nil, hinted{usageError{fmt.Errorf("--sealed: %w", err)}, "sudo gapproof up --sealed"}
+		}
+	}
 	executable, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding the running program: %w", err)
@@ -68,6 +76,10 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 		Name: flags.name, Topology: flags.topology, LabDir: a.labDir(), Lock: lock, StateDir: a.clustersDir(), Executable: executable,
 		Log: a.log, Progress: a.step, CNI: profile.Name,
 		Install: func(ctx context.Context, c *cluster.Cluster) error { return a.install(ctx, c, profile, lock) },
+		Unseal:  unseal,
+	}
+	if flags.sealed {
+		o.Close = closeGate
 	}
 	if flags.retain {
 		o.Retain = cluster.RetainOnFailure
@@ -75,7 +87,7 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	made, err := cluster.Up(ctx, o)
 	if flags.replace && errors.Is(err, cluster.ErrClusterExists) {
 		a.waitingFor("replacing the cluster: " + err.Error())
-		if _, err := cluster.Down(ctx, flags.name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log}); err != nil {
+		if _, err := cluster.Down(ctx, flags.name, a.downOptions()); err != nil {
 			return nil, clusterError(err)
 		}
 		made, err = cluster.Up(ctx, o)
@@ -86,6 +98,14 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	state := "is up"
 	if made.Origin == cluster.Found {
 		state = "was up already"
+		if made.Seal != nil {
+			if err := sealWhole(made); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if made.Seal != nil {
+		state += ", sealed"
 	}
 	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), profile.Name, time.Since(started).Seconds())
 	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", compare.ShellQuote(made.Kubeconfig))
@@ -121,7 +141,7 @@ func (a *app) down() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			end := a.waiting("removing cluster " + name)
-			removed, err := cluster.Down(c.Context(), name, cluster.DownOptions{StateDir: a.clustersDir(), Log: a.log})
+			removed, err := cluster.Down(c.Context(), name, a.downOptions())
 			end()
 			for _, what := range removed {
 				fmt.Fprintf(a.out, "removed %s\n", what)
@@ -153,6 +173,11 @@ func (a *app) kubeconfig() *cobra.Command {
 	}
 	c.Flags().StringVar(&name, "cluster", defaultCluster, "name of the cluster")
 	return c
+}
+
+// downOptions are those of every removal of a cluster.
+func (a *app) downOptions() cluster.DownOptions {
+	return cluster.DownOptions{StateDir: a.clustersDir(), Unseal: unseal, Log: a.log}
 }
 
 // clustersDir is where clusters keep their files.

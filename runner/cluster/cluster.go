@@ -406,6 +406,11 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 		}
 		u.cluster.Subnet = subnet
 		u.cluster.Mirror = netip.AddrPortFrom(hostAddress(subnet, mirrorHost), mirrorPort)
+		if u.o.Close != nil {
+			if err := u.seal(ctx); err != nil {
+				return err
+			}
+		}
 		if err := u.files.writeHosts(u.cluster.Mirror); err != nil {
 			return err
 		}
@@ -413,8 +418,8 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
-		if u.o.Close != nil {
-			if err := u.seal(ctx, image); err != nil {
+		if s := u.cluster.Seal; s != nil {
+			if err := u.engine.startSink(ctx, u.o.Name, image, u.files, s.Sink, nodeNames(u.topology, u.o.Name)); err != nil {
 				return err
 			}
 		}

@@ -180,7 +180,10 @@ func TestUpRefusesANameInUse(t *testing.T) {
 		},
 		"by one of another topology":   func(_ *fakeEngine, o *Options) { o.Topology = "two-workers" },
 		"by one without a pod network": func(_ *fakeEngine, o *Options) { o.Install = nil },
-		"by one of another lab":        func(_ *fakeEngine, o *Options) { o.Lock.Images[0].Tag = "v1.37.3" },
+		"by one that is not sealed": func(_ *fakeEngine, o *Options) {
+			o.Close, o.Unseal = func(context.Context, *Cluster) error { return nil }, func(context.Context, string) error { return nil }
+		},
+		"by one of another lab": func(_ *fakeEngine, o *Options) { o.Lock.Images[0].Tag = "v1.37.3" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, o := newFake(t), options(t)
@@ -264,11 +267,12 @@ func TestOptionsAreRefused(t *testing.T) {
 		change func(*Options)
 		is     error
 	}{
-		"an upper-case name":    {func(o *Options) { o.Name = "Dev" }, ErrName},
-		"a name with a slash":   {func(o *Options) { o.Name = "../x" }, ErrName},
-		"a name ending in dash": {func(o *Options) { o.Name = "a-" }, ErrName},
-		"too long a name":       {func(o *Options) { o.Name = strings.Repeat("a", 31) }, ErrName},
-		"no lock":               {func(o *Options) { o.Lock = nil }, nil},
+		"an upper-case name":         {func(o *Options) { o.Name = "Dev" }, ErrName},
+		"a name with a slash":        {func(o *Options) { o.Name = "../x" }, ErrName},
+		"a name ending in dash":      {func(o *Options) { o.Name = "a-" }, ErrName},
+		"too long a name":            {func(o *Options) { o.Name = strings.Repeat("a", 31) }, ErrName},
+		"a seal without its undoing": {func(o *Options) { o.Close = func(context.Context, *Cluster) error { return nil } }, nil},
+		"no lock":                    {func(o *Options) { o.Lock = nil }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -28,11 +30,16 @@ type fakeEngine struct {
 	batch bytes.Buffer
 	// refuse makes the command with this prefix fail with this output.
 	refuse map[string]string
+	// sinkListens makes sinks start; they end at once otherwise, as mirrors do.
+	sinkListens bool
+	// execs is the container in which commands print prints.
+	execs, prints string
 	// before is called ahead of each command, outside the lock.
 	before func(args string)
 }
 
-type fakeNetwork struct{ name, label, subnet string }
+// fakeNetwork has the labels that tell whose it is and whether it is sealed.
+type fakeNetwork struct{ name, label, sealed, subnet string }
 
 type fakeContainer struct {
 	id, name, state, image string
@@ -138,12 +145,15 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 			case slices.Contains(c.args, "--quiet"):
 				fmt.Fprintln(&out, n.name)
 			case byName && n.name == strings.TrimSuffix(name, "$"):
-				fmt.Fprintf(&out, "%s\t%s\n", n.name, n.label)
+				fmt.Fprintf(&out, "%s\t%s\t%s\n", n.name, n.label, n.sealed)
 			case !byName && n.label != "":
 				fmt.Fprintln(&out, n.label)
 			}
 		}
 	case "network inspect":
+		if flag(c.args, "--format") == "{{.Id}}" {
+			return "0123456789abcdef0123\n", nil
+		}
 		type config struct{ Subnet string }
 		type ipam struct{ Config []config }
 		type network struct {
@@ -157,7 +167,15 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 		raw, err := json.Marshal(all)
 		return string(raw), err
 	case "network create":
-		n := &fakeNetwork{name: last, subnet: flag(c.args, "--subnet"), label: strings.TrimPrefix(flag(c.args, "--label"), Label+"=")}
+		n := &fakeNetwork{name: last, subnet: flag(c.args, "--subnet")}
+		for label := range strings.SplitSeq(flag(c.args, "--label"), ",") {
+			switch key, value, _ := strings.Cut(label, "="); key {
+			case Label:
+				n.label = value
+			case sealedLabel:
+				n.sealed = value
+			}
+		}
 		f.networks = append(f.networks, n)
 	case "network rm":
 		before := len(f.networks)
@@ -182,6 +200,7 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 				}
 				return map[string]string{
 					"{{.Config.Image}}": k.image, "{{.State.Status}}": k.state, "{{.State.StartedAt}}": k.startedAt().Format(time.RFC3339Nano),
+					"{{.State.Pid}}": map[string]string{"running": "4711\n"}[k.state],
 				}[flag(c.args, "--format")], nil
 			}
 		}
@@ -204,6 +223,13 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 			if strings.HasPrefix(a, probeRepository+":") {
 				k.image, k.state = a, "running"
 			}
+		}
+		if strings.HasSuffix(k.name, "-sink") && f.sinkListens { // it makes its log once it listens
+			source, _, _ := strings.Cut(strings.TrimPrefix(flag(c.args, "--mount"), "type=bind,source="), ",")
+			if err := os.WriteFile(filepath.Join(source, namesLogName), nil, fileMode); err != nil {
+				return "", err
+			}
+			k.state = "running"
 		}
 		f.containers = append(f.containers, k)
 	case "run --rm":
@@ -229,6 +255,8 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 		f.images[tag] = image
 	case "image rm":
 		delete(f.images, last)
+	case "exec " + f.execs:
+		return f.prints, nil
 	default:
 		f.t.Errorf("the code ran a docker command that the fake does not know: %s", line)
 		return "", errors.New("unknown command")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -97,6 +98,9 @@ func (e engine) healthy(ctx context.Context, own belongings, r *record) error {
 	}
 	if len(own.helpers) == 0 {
 		return errors.New("the mirror's container is gone")
+	}
+	if c.Seal != nil && !slices.ContainsFunc(own.helpers, func(k container) bool { return k.name == sinkName(c.Name) }) {
+		return errors.New("the sink's container is gone")
 	}
 	for _, k := range append(own.nodes, own.helpers...) {
 		if k.state != "running" {

@@ -60,8 +60,8 @@ func SinkCommand(nodes []string) []string {
 	return args
 }
 
-// seal closes the network's only way out, before anything is attached to it, and starts the sink.
-func (u *up) seal(ctx context.Context, image string) error {
+// seal closes the network's only way out, before anything is attached to it.
+func (u *up) seal(ctx context.Context) error {
 	bridge, err := u.engine.bridge(ctx, u.cluster.Network)
 	if err != nil {
 		return err
@@ -85,10 +85,7 @@ func (u *up) seal(ctx context.Context, image string) error {
 	if err := u.o.Close(ctx, u.cluster); err != nil {
 		return err
 	}
-	if err := u.files.writeResolvers(len(u.topology.Nodes), s.Sink.Addr()); err != nil {
-		return err
-	}
-	return u.engine.startSink(ctx, u.o.Name, image, u.files, s.Sink, nodeNames(u.topology, u.o.Name))
+	return u.files.writeResolvers(len(u.topology.Nodes), s.Sink.Addr())
 }
 
 // bridge is the host's interface on a network, which the engine names by the network's identifier.

@@ -1,6 +1,6 @@
 // Package cluster brings the lab's kind clusters up and takes them down, leaving nothing behind.
 //
-// [Up] walks a list of named steps: lab checked, engine checked, network created, mirror started, node image loaded, kind nodes
+// [Up] walks a list of named steps: lab checked, engine checked, network created (and sealed, by the caller's [Options.Close]), mirror started, node image loaded, kind nodes
 // created, outside names refused, pod network installed (by the caller's [Options.Install]), nodes ready. What a failing step was doing is a
 // [*StepError]; the command that failed below it is a [*CommandError] with its output. [Down] removes whatever Up made, at any
 // stage of it, and [List] tells what there is. All nodes pull from the mirror, a container on the cluster's own network that

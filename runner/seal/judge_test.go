@@ -142,3 +142,22 @@ func TestAnImageIsForeignUnlessTheLockReachesIt(t *testing.T) {
 		t.Errorf("want %v, got %v", want, got)
 	}
 }
+
+func TestARuleThatWasGoneIsKnownWhenItComesBack(t *testing.T) {
+	s := spec(t)
+	last := Reading{Packets: map[Counter]uint64{CanaryTCP: 3, AllowedAPI: 900}}
+	gone := Reading{Packets: map[Counter]uint64{AllowedAPI: 950}}.Over(last)
+	if gone.Packets[CanaryTCP] != 3 || gone.Packets[AllowedAPI] != 950 {
+		t.Errorf("kept %v, want what is counted and, of the rule that is gone, what was", gone.Packets)
+	}
+	if len(last.Packets) != 2 || last.Packets[AllowedAPI] != 900 {
+		t.Errorf("the earlier reading was changed: %v", last.Packets)
+	}
+	back := Reading{Packets: map[Counter]uint64{AllowedAPI: 960}}
+	if got := s.Backwards(gone, back); len(got) != 1 || !strings.Contains(got[0], "canary-tcp-ipv4 went back from 3 to 0") {
+		t.Errorf("a rule that was made anew: %q, want that its counter went back", got)
+	}
+	if none := (Reading{}).Over(last); none.Packets[CanaryTCP] != 3 {
+		t.Errorf("a table that is gone leaves %v, want the earlier counts", none.Packets)
+	}
+}

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -91,6 +92,21 @@ func (r Reading) Since(earlier Reading) []Tried {
 		}
 	}
 	return out
+}
+
+// Over is the reading with the counts of an earlier one for the counters that it lacks. It is what the next proof begins from: a rule that is
+// gone now and comes back later then shows that it was made anew.
+func (r Reading) Over(earlier Reading) Reading {
+	packets := maps.Clone(r.Packets)
+	if packets == nil {
+		packets = map[Counter]uint64{}
+	}
+	for c, n := range earlier.Packets {
+		if _, has := packets[c]; !has {
+			packets[c] = n
+		}
+	}
+	return Reading{Packets: packets, Tried: r.Tried}
 }
 
 // Balance says where the gate's account does not add up; nil when every packet it was handed ended in one rule. Packets that pass while the

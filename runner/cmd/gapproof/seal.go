@@ -190,7 +190,7 @@ func proveSeal(ctx context.Context, c *cluster.Cluster) (sealReport, error) {
 		return r, err
 	}
 	nameTried(f.After.Tried, sources)
-	if err := writeJSON(last, f.After); err != nil {
+	if err := writeJSON(last, f.After.Over(f.Last)); err != nil {
 		return r, err
 	}
 	expected := []seal.Expected{}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/reach"
@@ -31,16 +32,24 @@ type Lab struct {
 	CNI   string
 	// Run names a new run. Its worlds must have namespaces of their own, since several runs are under way at once.
 	Run func() string
-	// Seams are a run's worlds and policies, reached through the given API server.
-	Seams func(through *kube.Cluster, run string) (suite.Worlds, suite.Policies)
+	// Seams are a run's, reached through the given API server.
+	Seams func(through *kube.Cluster, run string, w Witness) (Seams, error)
 	// Progress is told of each fault that is done; from one goroutine at a time. It may be nil.
 	Progress func(what string, took time.Duration)
+}
+
+// Seams are what a run works through; Witnesses and the least level that a deny needs are as in suite.Options.
+type Seams struct {
+	Worlds    suite.Worlds
+	Policies  suite.Policies
+	Witnesses suite.Witnesses
+	Least     probes.Level
 }
 
 // Outcome is what came of one fault.
 type Outcome struct {
 	Fault Fault
-	// Skipped says why it was not injected; empty when it was.
+	// Skipped says why it was not injected, or what kept the lab from showing what comes of it; empty when it was and nothing did.
 	Skipped string
 	// Attempts were judged. Untold came out inconclusive as they had to, Right passed as they had to or might.
 	Attempts, Untold, Right int
@@ -63,11 +72,15 @@ const (
 )
 
 // Faults injects each fault of the table into a run of its own and holds the verdicts against the table. Outcomes are in the table's
-// order. The error is about the lab: what the instrument got wrong is in the Findings.
+// order, also beside an error. The error is about the lab, such as one that was not healthy before or is not afterwards: what the instrument
+// got wrong is in the Findings.
 func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 	all, err := scenarios.LoadFS(files, "faults.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("loading the scenario of the faults: %w", err)
+	}
+	if err := lab.healthy(ctx); err != nil {
+		return nil, fmt.Errorf("looking at the cluster before any fault: %w", err)
 	}
 	outcomes := make([]Outcome, len(table))
 	errs := make([]error, len(table))
@@ -93,6 +106,12 @@ func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 			}
 			g.Go(func() error { // one fault's trouble does not end the others
 				outcomes[i], errs[i] = inject(ctx, lab, f, all)
+				if errs[i] == nil && reaches == WholeCluster {
+					errs[i] = lab.healthy(ctx) // the ground of the next one
+				}
+				if errs[i] != nil {
+					outcomes[i].Skipped = "nothing can be said: " + errs[i].Error()
+				}
 				done <- i
 				return nil
 			})
@@ -102,7 +121,10 @@ func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 	close(done)
 	<-told
 	if ctx.Err() != nil {
-		return outcomes, fmt.Errorf("injecting faults: %w", context.Cause(ctx))
+		return outcomes, errors.Join(fmt.Errorf("injecting faults: %w", context.Cause(ctx)), lab.stopped(context.WithoutCancel(ctx)))
+	}
+	if err := errors.Join(lab.healthy(ctx), lab.stopped(ctx)); err != nil {
+		errs = append(errs, fmt.Errorf("looking at the cluster after the faults: %w", err))
 	}
 	return outcomes, errors.Join(errs...)
 }
@@ -115,7 +137,7 @@ func inject(ctx context.Context, lab Lab, f Fault, all []*scenarios.Scenario) (o
 		return out, nil
 	}
 	if ctx.Err() != nil {
-		return out, nil
+		return out, context.Cause(ctx)
 	}
 	started := time.Now()
 	defer func() { out.Took = time.Since(started) }()
@@ -129,11 +151,14 @@ func inject(ctx context.Context, lab Lab, f Fault, all []*scenarios.Scenario) (o
 		return out, err
 	}
 	run := lab.Run()
-	worlds, policies := lab.Seams(through, run)
-	stage := &stage{Worlds: worlds, Policies: policies, fault: f, scene: &scene{lab: lab, proxy: between}}
+	seams, err := lab.Seams(through, run, f.Witness)
+	if err != nil {
+		return out, err
+	}
+	stage := &stage{Worlds: seams.Worlds, Policies: seams.Policies, fault: f, scene: &scene{lab: lab, run: run, proxy: between}}
 	defer func() { stage.end(ctx) }()
 	rep, err := suite.New(stage, stage, suite.Options{
-		Run: run, Baseline: faultBaseline, Enforce: faultEnforce, Settle: faultSettle,
+		Run: run, Baseline: faultBaseline, Enforce: faultEnforce, Settle: faultSettle, Witnesses: seams.Witnesses, Least: seams.Least,
 		Replay: func(string, string) string { return "gapproof selftest faults" },
 	}).Run(ctx, all)
 	if e := stage.failed(); e != nil {
@@ -161,7 +186,24 @@ func (o *Outcome) hold(rep *report.Report, ended error) {
 	} else if ended == nil && judged(rep) == 0 {
 		o.find("", "", "results", "none", "the run judged nothing")
 	}
+	o.watched(rep)
 	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) { o.judge(step.Name, j) })
+}
+
+// watched holds the level that the run reports against the fault.
+func (o *Outcome) watched(rep *report.Report) {
+	if rep == nil || o.Fault.Witness == WitnessOff {
+		return
+	}
+	lost := rep.Level == probes.Unwitnessed.String()
+	if lost == o.Fault.Lost && lost == strings.Contains(rep.LevelReason, "was lost") {
+		return
+	}
+	want := "witnesses to the end"
+	if o.Fault.Lost {
+		want = "a report of the lost witness"
+	}
+	o.find("", "", want, "level "+rep.Level, rep.LevelReason)
 }
 
 // judge holds one result against the effect that the fault must have on it.

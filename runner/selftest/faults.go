@@ -57,18 +57,25 @@ type Outcome struct {
 	FalsePasses, FalseFailures int
 	// Ended is the run's error where the table wants one.
 	Ended string
+	// Tries is how often the fault was injected; the outcome is the last one's.
+	Tries int
 	// Findings are the false results, and whatever else is not as the table says.
 	Findings []Finding
 	Took     time.Duration
+	// crowded: all that is wrong is that something could not be told which the fault leaves alone.
+	crowded bool
 }
 
 const (
 	// atOnce bounds the runs under way: each has eight pods, and a lab has two cores.
-	atOnce = 3
+	atOnce = 2
+	// tries is how often a fault is injected at most whose verdicts are right as far as they go. All but the first time no other run is
+	// under way: what a crowded host left inconclusive says nothing about the instrument.
+	tries = 3
 	// faultBaseline, faultEnforce and faultSettle are a run's limits here: shorter than usual, because some faults use them up.
 	faultBaseline = 6 * time.Second
 	faultEnforce  = 8 * time.Second
-	faultSettle   = 15 * time.Second
+	faultSettle   = 30 * time.Second
 )
 
 // Faults injects each fault of the table into a run of its own and holds the verdicts against the table. Outcomes are in the table's
@@ -94,29 +101,33 @@ func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 			}
 		}
 	}()
-	for _, reaches := range []Reaches{OwnWorld, WholeCluster} {
-		var g errgroup.Group
-		g.SetLimit(atOnce)
-		if reaches == WholeCluster {
-			g.SetLimit(1)
+	once := func(i int) {
+		before := outcomes[i].Tries
+		outcomes[i], errs[i] = inject(ctx, lab, table[i], all)
+		outcomes[i].Tries = before + 1
+		if errs[i] == nil && table[i].Reaches == WholeCluster {
+			errs[i] = lab.healthy(ctx) // the ground of the next one
 		}
-		for i, f := range table {
-			if f.Reaches != reaches {
-				continue
-			}
-			g.Go(func() error { // one fault's trouble does not end the others
-				outcomes[i], errs[i] = inject(ctx, lab, f, all)
-				if errs[i] == nil && reaches == WholeCluster {
-					errs[i] = lab.healthy(ctx) // the ground of the next one
-				}
-				if errs[i] != nil {
-					outcomes[i].Skipped = "nothing can be said: " + errs[i].Error()
-				}
-				done <- i
-				return nil
-			})
+		if errs[i] != nil {
+			outcomes[i].Skipped = "nothing can be said: " + strings.ReplaceAll(errs[i].Error(), "\n", "; ")
 		}
-		_ = g.Wait() // errs has them
+		done <- i
+	}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, f := range table {
+		if f.Reaches == OwnWorld {
+			g.Go(func() error { once(i); return nil }) // one fault's trouble does not end the others
+		}
+	}
+	_ = g.Wait() // errs has them
+	for i, f := range table {
+		if f.Reaches == WholeCluster {
+			once(i)
+		}
+		for outcomes[i].crowded && errs[i] == nil && outcomes[i].Tries < tries {
+			once(i)
+		}
 	}
 	close(done)
 	<-told
@@ -187,7 +198,15 @@ func (o *Outcome) hold(rep *report.Report, ended error) {
 		o.find("", "", "results", "none", "the run judged nothing")
 	}
 	o.watched(rep)
-	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) { o.judge(step.Name, j) })
+	alone := 0
+	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) {
+		before := len(o.Findings)
+		o.judge(step.Name, j)
+		if len(o.Findings) > before && j.Result == compare.Inconclusive && o.Fault.Effect(j.Attempt, j.Promise.Verdict()) == Unharmed {
+			alone++
+		}
+	})
+	o.crowded = alone > 0 && alone == len(o.Findings)
 }
 
 // watched holds the level that the run reports against the fault.

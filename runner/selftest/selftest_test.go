@@ -64,6 +64,37 @@ func TestEachResultIsHeldAgainstTheEffectOfTheFault(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatTheFaultLeavesAloneIsTriedAgain(t *testing.T) {
+	of := func(promised reach.Verdict, r compare.Result, reason string) compare.Judgement {
+		return compare.Judgement{Promise: plan.Promise{Intended: promised}, Result: r, Reason: reason}
+	}
+	// Denies cannot be told under this fault, allows are left alone.
+	f := Fault{Name: "f", Reasons: []string{"was gone"}, Effect: func(_ plan.Planned, promised reach.Verdict) Effect {
+		if promised == reach.Deny {
+			return Untold
+		}
+		return Unharmed
+	}}
+	for name, c := range map[string]struct {
+		judgements []compare.Judgement
+		want       bool
+	}{
+		"all is as it should be":              {[]compare.Judgement{of(reach.Allow, compare.Pass, ""), of(reach.Deny, compare.Inconclusive, "it was gone")}, false},
+		"an allow could not be told":          {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "it was gone")}, true},
+		"an allow failed":                     {[]compare.Judgement{of(reach.Allow, compare.Fail, "no idea")}, false},
+		"a deny passed beside it":             {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Pass, "")}, false},
+		"a deny has another reason beside it": {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "no idea")}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Outcome{Fault: f}
+			o.hold(&report.Report{Scenarios: []report.Scenario{{Steps: []report.Step{{Judgements: c.judgements}}}}}, nil)
+			if o.crowded != c.want {
+				t.Errorf("tried again: %v, want %v; findings: %v", o.crowded, c.want, o.Findings)
+			}
+		})
+	}
+}
+
 func TestARunThatMustEndIsHeldAgainstItsEnd(t *testing.T) {
 	one := &report.Report{Scenarios: []report.Scenario{{Steps: []report.Step{{Judgements: []compare.Judgement{{
 		Promise: plan.Promise{Intended: reach.Deny}, Result: compare.Inconclusive, Reason: "the API server was gone",

@@ -232,6 +232,9 @@ func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, name str
 			continue
 		}
 		what := r.Fault.Title
+		if r.Tries > 1 {
+			what += fmt.Sprintf("; %d times, as the host was busy", r.Tries)
+		}
 		if r.Ended != "" {
 			what += "; the run ended without a result"
 		}

@@ -333,6 +333,25 @@ func TestACallerThatGoesEndsItsAttempts(t *testing.T) {
 	}
 }
 
+func TestAThousandConnectionsWithGarbageDoNotKeepTheAgentFromAnswering(t *testing.T) {
+	url, _ := serve(t, new(dialer), listeners{}, Options{})
+	garbage := []string{"", "POST /v1/attempts HTTP/1.1\r\nHost: agent\r\n", "\x16\x03\x01\x02\x00", strings.Repeat("a", 1000)}
+	for i := range 1000 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, garbage[i%len(garbage)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outcomes, faults, end := answer(t, post(t, url+stream.PathAttempts, strings.NewReader(attemptLine("a"))))
+	if len(outcomes) != 1 || len(faults) != 0 || end == nil {
+		t.Errorf("beside 1 000 connections: outcomes %v, faults %v, end %v; want one outcome and an end", outcomes, faults, end)
+	}
+}
+
 func TestArrivals(t *testing.T) {
 	all := []probes.Arrival{{Token: probes.Token{1}, Protocol: probes.TCP, Count: 1}, {Token: probes.Token{2}, Protocol: probes.UDP, Count: 3}}
 	url, _ := serve(t, new(dialer), listeners{arrivals: all, lost: 7}, Options{})

@@ -46,7 +46,10 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 					chosen = append(chosen, "scenarios/catalogue/"+name)
 				}
 			}
-			c := gapproof(t, append([]string{"run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--report", t.TempDir()}, chosen...)...)
+			evidence := filepath.Join(t.TempDir(), "evidence")
+			c := gapproof(t, append([]string{
+				"run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--report", t.TempDir(), "--evidence", evidence,
+			}, chosen...)...)
 			c.wantExit(t, 0)
 			t.Logf("\n%s", &c.stderr)
 			rep := decode(t, c.stdout.Bytes())
@@ -92,6 +95,10 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 			s := rep.Summary()
 			t.Logf("%d scenarios in %s: %d attempts judged, %.0f verdicts/s; %d allows, %d denies observed, %d skipped", len(rep.Scenarios),
 				rep.Took.Round(time.Second), s.Judged(), float64(s.Judged())/rep.Took.Seconds(), allows, denies, s.Skipped)
+			started := time.Now()
+			verify := gapproof(t, "report", "verify", evidence)
+			verify.wantExit(t, 0)
+			t.Logf("verified again in %s:\n%s", time.Since(started).Round(time.Second), &verify.stdout)
 			wantNoRunNamespaces(ctx, t, cfg)
 			return ctx
 		}).Feature())

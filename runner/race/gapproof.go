@@ -19,6 +19,7 @@ import (
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/runner/worlds"
 	"github.com/gapproof/gapproof/scenarios"
 )
 
@@ -57,8 +58,10 @@ func (g gapproof) run(ctx context.Context, all []Case) (*Result, error) {
 	for i, c := range all {
 		list[i] = c.Scenario
 	}
-	seams := &seams{cluster: g.cluster, run: run, image: g.probe.Reference(), token: random(tokenBytes)}
-	s := suite.New(seams, apply.New(g.cluster.Client, run), suite.Options{
+	made := &worlds.Worlds{Cluster: g.cluster, Options: fixture.Options{
+		Run: run, Image: g.probe.Reference(), Token: random(tokenBytes), Log: slog.New(slog.DiscardHandler),
+	}}
+	s := suite.New(made, apply.New(g.cluster.Client, run), suite.Options{
 		Run: run, Deadline: g.deadline,
 		Replay: func(file, attempt string) string { return fmt.Sprintf("gapproof run %s --attempt '%s'", file, attempt) },
 		Progress: func(what string, took time.Duration) {
@@ -107,37 +110,4 @@ func writeReport(path string, rep *report.Report) error {
 		return fmt.Errorf("writing our report: %w", err)
 	}
 	return f.Close()
-}
-
-// seams joins the suite's seams to the adapters. The command gapproof has its own: a main package cannot be imported.
-type seams struct {
-	cluster           *kube.Cluster
-	run, image, token string
-}
-
-// Up makes a fixture with this run's image and token.
-func (s *seams) Up(ctx context.Context, w scenarios.World, role suite.Role) (suite.World, error) {
-	f, err := fixture.Up(ctx, s.cluster, w, fixture.Options{
-		Run: s.run, Role: string(role), Image: s.image, Token: s.token, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return world{f}, nil
-}
-
-// Nodes are those that take probe pods.
-func (s *seams) Nodes(ctx context.Context) ([]string, error) {
-	return fixture.Schedulable(ctx, s.cluster.Client)
-}
-
-// world gives the fixture's agents as the suite's.
-type world struct{ *fixture.Fixture }
-
-// Agent is nil, not a nil *fixture.Agent, for a pod the world lacks.
-func (w world) Agent(name string) suite.Agent {
-	if a := w.Fixture.Agent(name); a != nil {
-		return a
-	}
-	return nil
 }

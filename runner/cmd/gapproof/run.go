@@ -22,9 +22,11 @@ import (
 	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/cni"
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/runner/worlds"
 	"github.com/gapproof/gapproof/scenarios"
 	"github.com/gapproof/gapproof/scenarios/catalogue"
 )
@@ -132,17 +134,17 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
-	seams := a.seamsOf(at, o.target, run)
+	made := a.worldsOf(at, o.target, run)
 	objects, err := dynamic.NewForConfig(at.Config)
 	if err != nil {
 		return err
 	}
-	watching, unwitnessed, err := a.witnesses(seams, at.witness, mode)
+	watching, unwitnessed, err := a.witnesses(made, at.witness, mode)
 	if err != nil {
 		return err
 	}
 	applier, clusterApplier := apply.New(at.Client, run), apply.NewCluster(objects, at.Client.Discovery(), run)
-	s := suite.New(seams, applier, suite.Options{
+	s := suite.New(made, applier, suite.Options{
 		Cluster: clusterApplier, Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
 		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
 		Record: keep.of(applier, clusterApplier),
@@ -255,13 +257,13 @@ type place struct {
 	noOutside string
 }
 
-// seamsOf join a run to the place.
-func (a *app) seamsOf(at *place, t target, run string) *seams {
-	s := &seams{cluster: at.Cluster, run: run, image: at.image, prefix: at.prefix, token: newToken(), log: a.log}
+// worldsOf are a run's worlds at the place.
+func (a *app) worldsOf(at *place, t target, run string) *worlds.Worlds {
+	w := &worlds.Worlds{Cluster: at.Cluster, Options: fixture.Options{Run: run, Image: at.image, Prefix: at.prefix, Token: newToken(), Log: a.log}}
 	if at.noOutside == "" {
-		s.outside = outside{cluster: t.cluster, stateDir: a.clustersDir(), run: run, token: s.token}
+		w.Options.Outside = outside{cluster: t.cluster, stateDir: a.clustersDir(), run: run, token: w.Options.Token}
 	}
-	return s
+	return w
 }
 
 // connect loads the target and finds out which image and namespace prefix to use there.

@@ -14,9 +14,11 @@ import (
 	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	"github.com/gapproof/gapproof/runner/apply"
 	"github.com/gapproof/gapproof/runner/cluster"
+	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/selftest"
 	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/runner/worlds"
 )
 
 // The parts of the self-test.
@@ -173,7 +175,7 @@ func (a *app) selfTestIdle(ctx context.Context, o selftestOptions) (wrong int, e
 	if err != nil {
 		return 0, err
 	}
-	s := a.seamsOf(at, target{cluster: o.idle}, run)
+	s := a.worldsOf(at, target{cluster: o.idle}, run)
 	idle, err := selftest.EnforcesNothing(ctx, s, apply.New(at.Client, run), all, suite.Options{
 		Run: run, Log: a.log, Progress: a.done,
 		Replay: func(file, attempt string) string { return replay(file, attempt, target{cluster: o.idle}) },
@@ -205,15 +207,15 @@ func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, name str
 	outcomes, err := selftest.Faults(ctx, selftest.Lab{
 		Cluster: at.Cluster, Machines: lab, Nodes: nodes, CNI: lab.CNI, Run: newRun, Progress: a.done,
 		Seams: func(through *kube.Cluster, run string, w selftest.Witness) (selftest.Seams, error) {
-			s := &seams{cluster: through, run: run, image: at.image, prefix: "gapproof-" + run + "-", token: newToken(), log: a.log}
+			of := &worlds.Worlds{Cluster: through, Options: fixture.Options{Run: run, Image: at.image, Prefix: "gapproof-" + run + "-", Token: newToken(), Log: a.log}}
 			mode := map[selftest.Witness]witnessMode{
 				selftest.WitnessOff: witnessOff, selftest.WitnessAuto: witnessAuto, selftest.WitnessRequire: witnessRequire,
 			}[w]
-			watching, none, err := a.witnesses(s, at.witness, mode)
+			watching, none, err := a.witnesses(of, at.witness, mode)
 			if err == nil && w != selftest.WitnessOff && watching == nil {
 				err = errors.New(none)
 			}
-			return selftest.Seams{Worlds: s, Policies: apply.New(through.Client, run), Witnesses: watching, Least: mode.least()}, err
+			return selftest.Seams{Worlds: of, Policies: apply.New(through.Client, run), Witnesses: watching, Least: mode.least()}, err
 		},
 	}, table)
 	if len(outcomes) == 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/suite"
+	"github.com/gapproof/gapproof/runner/worlds"
 )
 
 // witnessMode says what a run does about the kernel's witness. The zero value is unknown.
@@ -41,9 +42,9 @@ func (m witnessMode) least() probes.Level {
 
 // witnesses joins the suite's seam to the fixture's witnesses.
 type witnesses struct {
-	seams *seams
-	image string
-	mode  witnessMode
+	worlds *worlds.Worlds
+	image  string
+	mode   witnessMode
 	// told is called with what is missing.
 	told func(missing string)
 	up   *fixture.Witnesses
@@ -51,8 +52,8 @@ type witnesses struct {
 
 // Up brings a witness up on every node. What is missing is told, or, where a witness is required, ends the run.
 func (w *witnesses) Up(ctx context.Context) (map[string]suite.Witness, string, error) {
-	up, err := fixture.UpWitnesses(ctx, w.seams.cluster, fixture.WitnessOptions{
-		Run: w.seams.run, Image: w.image, Token: w.seams.token, Log: w.seams.log,
+	up, err := fixture.UpWitnesses(ctx, w.worlds.Cluster, fixture.WitnessOptions{
+		Run: w.worlds.Options.Run, Image: w.image, Token: w.worlds.Options.Token, Log: w.worlds.Options.Log,
 	})
 	w.up = up
 	if err != nil && (w.mode == witnessRequire || ctx.Err() != nil) {
@@ -84,7 +85,7 @@ func (w *witnesses) Close(ctx context.Context) error {
 var errNoWitnessImage = errors.New("--witness require: there is no witness image in the lock")
 
 // witnesses are the run's; nil, with the reason, where it has none.
-func (a *app) witnesses(s *seams, image string, mode witnessMode) (suite.Witnesses, string, error) {
+func (a *app) witnesses(of *worlds.Worlds, image string, mode witnessMode) (suite.Witnesses, string, error) {
 	switch {
 	case mode == witnessOff:
 		return nil, "no witness was asked for", nil
@@ -93,7 +94,7 @@ func (a *app) witnesses(s *seams, image string, mode witnessMode) (suite.Witness
 	case image == "":
 		return nil, "there is no witness image", nil
 	}
-	return &witnesses{seams: s, image: image, mode: mode, told: func(missing string) {
+	return &witnesses{worlds: of, image: image, mode: mode, told: func(missing string) {
 		fmt.Fprintf(a.err, "  no kernel witness, the run goes on without: %s\n", missing)
 	}}, "", nil
 }

@@ -62,7 +62,7 @@ type Outcome struct {
 	// Findings are the false results, and whatever else is not as the table says.
 	Findings []Finding
 	Took     time.Duration
-	// crowded: all that is wrong is that something could not be told which the fault leaves alone.
+	// crowded: something could not be told which the fault leaves alone, and nothing else is wrong but the reasons of what it does not.
 	crowded bool
 }
 
@@ -198,15 +198,19 @@ func (o *Outcome) hold(rep *report.Report, ended error) {
 		o.find("", "", "results", "none", "the run judged nothing")
 	}
 	o.watched(rep)
-	alone := 0
+	alone, untold := 0, 0
 	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) {
 		before := len(o.Findings)
 		o.judge(step.Name, j)
-		if len(o.Findings) > before && j.Result == compare.Inconclusive && o.Fault.Effect(j.Attempt, j.Promise.Verdict()) == Unharmed {
+		if len(o.Findings) == before || j.Result != compare.Inconclusive {
+			return
+		}
+		untold++
+		if o.Fault.Effect(j.Attempt, j.Promise.Verdict()) == Unharmed {
 			alone++
 		}
 	})
-	o.crowded = alone > 0 && alone == len(o.Findings)
+	o.crowded = alone > 0 && untold == len(o.Findings)
 }
 
 // watched holds the level that the run reports against the fault.

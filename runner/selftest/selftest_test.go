@@ -79,11 +79,12 @@ func TestOnlyWhatTheFaultLeavesAloneIsTriedAgain(t *testing.T) {
 		judgements []compare.Judgement
 		want       bool
 	}{
-		"all is as it should be":              {[]compare.Judgement{of(reach.Allow, compare.Pass, ""), of(reach.Deny, compare.Inconclusive, "it was gone")}, false},
-		"an allow could not be told":          {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "it was gone")}, true},
-		"an allow failed":                     {[]compare.Judgement{of(reach.Allow, compare.Fail, "no idea")}, false},
-		"a deny passed beside it":             {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Pass, "")}, false},
-		"a deny has another reason beside it": {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "no idea")}, false},
+		"all is as it should be":                  {[]compare.Judgement{of(reach.Allow, compare.Pass, ""), of(reach.Deny, compare.Inconclusive, "it was gone")}, false},
+		"an allow could not be told":              {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "it was gone")}, true},
+		"an allow failed":                         {[]compare.Judgement{of(reach.Allow, compare.Fail, "no idea")}, false},
+		"a deny passed beside it":                 {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Pass, "")}, false},
+		"a deny has another reason beside it":     {[]compare.Judgement{of(reach.Allow, compare.Inconclusive, "no idea"), of(reach.Deny, compare.Inconclusive, "no idea")}, true},
+		"a deny has another reason, and no allow": {[]compare.Judgement{of(reach.Allow, compare.Pass, ""), of(reach.Deny, compare.Inconclusive, "no idea")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := Outcome{Fault: f}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Exec runs a command in a node's container as root and returns its standard output. A failure is a [*CommandError] with what it
@@ -37,6 +38,31 @@ func (c *Cluster) Unpause(ctx context.Context, node string) error {
 // UnpauseAll lets every node go on that a process paused which can no longer do it itself, and returns their names.
 func (c *Cluster) UnpauseAll(ctx context.Context) ([]string, error) {
 	return newEngine().unpauseAll(ctx, c.Name)
+}
+
+// continuing lets every stopped process go on and prints its name and number. The third field of stat is the state, after the name in
+// brackets (proc_pid_stat(5)); T is stopped by a signal.
+const continuing = `for s in /proc/[0-9]*/stat; do
+  read -r line <$s || continue
+  state=${line##*) }; p=${s#/proc/}; p=${p%/stat}
+  case $state in T*) name=$(cat /proc/$p/comm) && kill -CONT $p && echo "$name ($p)" ;; esac
+done 2>/dev/null
+exit 0`
+
+// ContinueAll lets every process of every node go on that somebody stopped with a signal, and returns their names: nothing in a node stops
+// itself. The nodes must not be paused.
+func (c *Cluster) ContinueAll(ctx context.Context) ([]string, error) {
+	var done []string
+	for _, n := range c.Nodes {
+		out, err := c.Exec(ctx, n.Name, "sh", "-c", continuing)
+		if err != nil {
+			return done, fmt.Errorf("looking for stopped processes on node %s: %w", n.Name, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			done = append(done, strings.TrimSpace(line)+" on node "+n.Name)
+		}
+	}
+	return done, nil
 }
 
 func (c *Cluster) has(node string) error {

@@ -8,7 +8,8 @@
 //
 // Faults come from outside the pods: signals and killed sockets through the engine ([Machines]), a deleted pod, an API server proxy in
 // this process. The one exception is the stepped clock, whose readings are changed as they leave the agent: nothing else of an agent's
-// wall clock is seen by a run. A fault of a kernel witness would be one more row of the table.
+// wall clock is seen by a run. Faults of a kernel witness, and those of agents under witnesses, are rows of their own. A fault is injected
+// again, alone, where the host was too busy for what it leaves alone; a false pass or a false failure is never tried again.
 //
 // The trap: on a network that enforces nothing no beacon ever flips, and a run rightly ends there without a verdict. EnforcesNothing
 // shows that first, and then lets the beacons of [paper] stand in, which follow the engine and not the network.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/reach"
@@ -31,16 +32,24 @@ type Lab struct {
 	CNI   string
 	// Run names a new run. Its worlds must have namespaces of their own, since several runs are under way at once.
 	Run func() string
-	// Seams are a run's worlds and policies, reached through the given API server.
-	Seams func(through *kube.Cluster, run string) (suite.Worlds, suite.Policies)
+	// Seams are a run's, reached through the given API server.
+	Seams func(through *kube.Cluster, run string, w Witness) (Seams, error)
 	// Progress is told of each fault that is done; from one goroutine at a time. It may be nil.
 	Progress func(what string, took time.Duration)
+}
+
+// Seams are what a run works through; Witnesses and the least level that a deny needs are as in suite.Options.
+type Seams struct {
+	Worlds    suite.Worlds
+	Policies  suite.Policies
+	Witnesses suite.Witnesses
+	Least     probes.Level
 }
 
 // Outcome is what came of one fault.
 type Outcome struct {
 	Fault Fault
-	// Skipped says why it was not injected; empty when it was.
+	// Skipped says why it was not injected, or what kept the lab from showing what comes of it; empty when it was and nothing did.
 	Skipped string
 	// Attempts were judged. Untold came out inconclusive as they had to, Right passed as they had to or might.
 	Attempts, Untold, Right int
@@ -48,26 +57,37 @@ type Outcome struct {
 	FalsePasses, FalseFailures int
 	// Ended is the run's error where the table wants one.
 	Ended string
+	// Tries is how often the fault was injected; the outcome is the last one's.
+	Tries int
 	// Findings are the false results, and whatever else is not as the table says.
 	Findings []Finding
 	Took     time.Duration
+	// crowded: something could not be told which the fault leaves alone, and nothing else is wrong but the reasons of what it does not.
+	crowded bool
 }
 
 const (
 	// atOnce bounds the runs under way: each has eight pods, and a lab has two cores.
-	atOnce = 3
+	atOnce = 2
+	// tries is how often a fault is injected at most whose verdicts are right as far as they go. All but the first time no other run is
+	// under way: what a crowded host left inconclusive says nothing about the instrument.
+	tries = 3
 	// faultBaseline, faultEnforce and faultSettle are a run's limits here: shorter than usual, because some faults use them up.
 	faultBaseline = 6 * time.Second
 	faultEnforce  = 8 * time.Second
-	faultSettle   = 15 * time.Second
+	faultSettle   = 30 * time.Second
 )
 
 // Faults injects each fault of the table into a run of its own and holds the verdicts against the table. Outcomes are in the table's
-// order. The error is about the lab: what the instrument got wrong is in the Findings.
+// order, also beside an error. The error is about the lab, such as one that was not healthy before or is not afterwards: what the instrument
+// got wrong is in the Findings.
 func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 	all, err := scenarios.LoadFS(files, "faults.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("loading the scenario of the faults: %w", err)
+	}
+	if err := lab.healthy(ctx); err != nil {
+		return nil, fmt.Errorf("looking at the cluster before any fault: %w", err)
 	}
 	outcomes := make([]Outcome, len(table))
 	errs := make([]error, len(table))
@@ -81,28 +101,41 @@ func Faults(ctx context.Context, lab Lab, table []Fault) ([]Outcome, error) {
 			}
 		}
 	}()
-	for _, reaches := range []Reaches{OwnWorld, WholeCluster} {
-		var g errgroup.Group
-		g.SetLimit(atOnce)
-		if reaches == WholeCluster {
-			g.SetLimit(1)
+	once := func(i int) {
+		before := outcomes[i].Tries
+		outcomes[i], errs[i] = inject(ctx, lab, table[i], all)
+		outcomes[i].Tries = before + 1
+		if errs[i] == nil && table[i].Reaches == WholeCluster {
+			errs[i] = lab.healthy(ctx) // the ground of the next one
 		}
-		for i, f := range table {
-			if f.Reaches != reaches {
-				continue
-			}
-			g.Go(func() error { // one fault's trouble does not end the others
-				outcomes[i], errs[i] = inject(ctx, lab, f, all)
-				done <- i
-				return nil
-			})
+		if errs[i] != nil {
+			outcomes[i].Skipped = "nothing can be said: " + strings.ReplaceAll(errs[i].Error(), "\n", "; ")
 		}
-		_ = g.Wait() // errs has them
+		done <- i
+	}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, f := range table {
+		if f.Reaches == OwnWorld {
+			g.Go(func() error { once(i); return nil }) // one fault's trouble does not end the others
+		}
+	}
+	_ = g.Wait() // errs has them
+	for i, f := range table {
+		if f.Reaches == WholeCluster {
+			once(i)
+		}
+		for outcomes[i].crowded && errs[i] == nil && outcomes[i].Tries < tries {
+			once(i)
+		}
 	}
 	close(done)
 	<-told
 	if ctx.Err() != nil {
-		return outcomes, fmt.Errorf("injecting faults: %w", context.Cause(ctx))
+		return outcomes, errors.Join(fmt.Errorf("injecting faults: %w", context.Cause(ctx)), lab.stopped(context.WithoutCancel(ctx)))
+	}
+	if err := errors.Join(lab.healthy(ctx), lab.stopped(ctx)); err != nil {
+		errs = append(errs, fmt.Errorf("looking at the cluster after the faults: %w", err))
 	}
 	return outcomes, errors.Join(errs...)
 }
@@ -115,7 +148,7 @@ func inject(ctx context.Context, lab Lab, f Fault, all []*scenarios.Scenario) (o
 		return out, nil
 	}
 	if ctx.Err() != nil {
-		return out, nil
+		return out, context.Cause(ctx)
 	}
 	started := time.Now()
 	defer func() { out.Took = time.Since(started) }()
@@ -129,11 +162,14 @@ func inject(ctx context.Context, lab Lab, f Fault, all []*scenarios.Scenario) (o
 		return out, err
 	}
 	run := lab.Run()
-	worlds, policies := lab.Seams(through, run)
-	stage := &stage{Worlds: worlds, Policies: policies, fault: f, scene: &scene{lab: lab, proxy: between}}
+	seams, err := lab.Seams(through, run, f.Witness)
+	if err != nil {
+		return out, err
+	}
+	stage := &stage{Worlds: seams.Worlds, Policies: seams.Policies, fault: f, scene: &scene{lab: lab, run: run, proxy: between}}
 	defer func() { stage.end(ctx) }()
 	rep, err := suite.New(stage, stage, suite.Options{
-		Run: run, Baseline: faultBaseline, Enforce: faultEnforce, Settle: faultSettle,
+		Run: run, Baseline: faultBaseline, Enforce: faultEnforce, Settle: faultSettle, Witnesses: seams.Witnesses, Least: seams.Least,
 		Replay: func(string, string) string { return "gapproof selftest faults" },
 	}).Run(ctx, all)
 	if e := stage.failed(); e != nil {
@@ -161,7 +197,36 @@ func (o *Outcome) hold(rep *report.Report, ended error) {
 	} else if ended == nil && judged(rep) == 0 {
 		o.find("", "", "results", "none", "the run judged nothing")
 	}
-	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) { o.judge(step.Name, j) })
+	o.watched(rep)
+	alone, untold := 0, 0
+	eachJudgement(rep, func(_ report.Scenario, step report.Step, j compare.Judgement) {
+		before := len(o.Findings)
+		o.judge(step.Name, j)
+		if len(o.Findings) == before || j.Result != compare.Inconclusive {
+			return
+		}
+		untold++
+		if o.Fault.Effect(j.Attempt, j.Promise.Verdict()) == Unharmed {
+			alone++
+		}
+	})
+	o.crowded = alone > 0 && untold == len(o.Findings)
+}
+
+// watched holds the level that the run reports against the fault.
+func (o *Outcome) watched(rep *report.Report) {
+	if rep == nil || o.Fault.Witness == WitnessOff {
+		return
+	}
+	lost := rep.Level == probes.Unwitnessed.String()
+	if lost == o.Fault.Lost && lost == strings.Contains(rep.LevelReason, "was lost") {
+		return
+	}
+	want := "witnesses to the end"
+	if o.Fault.Lost {
+		want = "a report of the lost witness"
+	}
+	o.find("", "", want, "level "+rep.Level, rep.LevelReason)
 }
 
 // judge holds one result against the effect that the fault must have on it.

@@ -8,8 +8,10 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/plan"
@@ -23,11 +25,14 @@ type Machines interface {
 	// Pause freezes every process of a node, Unpause lets them go on; a node that is not paused is left as it is.
 	Pause(ctx context.Context, node string) error
 	Unpause(ctx context.Context, node string) error
+	// ContinueAll lets every stopped process of every node go on, and names them.
+	ContinueAll(ctx context.Context) ([]string, error)
 }
 
 // scene is what a fault can act on.
 type scene struct {
 	lab   Lab
+	run   string
 	proxy *proxy
 	facts plan.Facts
 	// stepped is by how much the clock of each named agent is off.
@@ -42,8 +47,11 @@ const (
 	killInterval = 150 * time.Millisecond
 )
 
-// agentProgram is the probe's process, as the kernel names it.
-const agentProgram = "gapproof-probe"
+// agentProgram and witnessProgram are the processes of probe and witness as the kernel names them, in fifteen letters.
+const (
+	agentProgram   = "gapproof-probe"
+	witnessProgram = "gapproof-witnes"
+)
 
 // processes finds processes of a pod ($1, its UID as a pattern) with a name ($2) by their cgroup, whose path has the UID with dashes or
 // with underscores, and runs $3 with each PID in $p. It fails when there is none.
@@ -61,11 +69,31 @@ func (s *scene) each(ctx context.Context, pod, shell string) error {
 	if err != nil {
 		return fmt.Errorf("finding the processes of %s: %w", pod, err)
 	}
-	uid := strings.ReplaceAll(string(got.UID), "-", ".")
-	if _, err := s.lab.Machines.Exec(ctx, s.facts.Pods[pod].Node, "sh", "-c", processes, "sh", uid, agentProgram, shell); err != nil {
+	if err := s.of(ctx, s.facts.Pods[pod].Node, got.UID, agentProgram, shell); err != nil {
 		return fmt.Errorf("acting on the agent of %s: %w", pod, err)
 	}
 	return nil
+}
+
+// of runs a piece of shell for each process of that name of a pod on the node.
+func (s *scene) of(ctx context.Context, node string, pod types.UID, program, shell string) error {
+	_, err := s.lab.Machines.Exec(ctx, node, "sh", "-c", processes, "sh", strings.ReplaceAll(string(pod), "-", "."), program, shell)
+	return err
+}
+
+// witness is the pod of the run's witness on the node of a pod of the scenario.
+func (s *scene) witness(ctx context.Context, of string) (corev1.Pod, error) {
+	node := s.facts.Pods[of].Node
+	list, err := s.lab.Cluster.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, kube.ListRun(s.run))
+	if err != nil {
+		return corev1.Pod{}, fmt.Errorf("finding the witness of %s: %w", node, err)
+	}
+	for _, p := range list.Items {
+		if p.Labels[kube.RoleLabel] == "witness" && p.Spec.NodeName == node {
+			return p, nil
+		}
+	}
+	return corev1.Pod{}, fmt.Errorf("finding the witness of %s: run %s has none there", node, s.run)
 }
 
 // eachPod is each for several pods.
@@ -124,19 +152,52 @@ func deleting(pods ...string) injection {
 	return func(ctx context.Context, s *scene) (func(context.Context) error, error) {
 		for _, pod := range pods {
 			namespace, name, _ := strings.Cut(pod, "/")
-			api := s.lab.Cluster.Client.CoreV1().Pods(s.facts.Prefix + namespace)
-			if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-				return nothingToEnd, fmt.Errorf("deleting pod %s: %w", pod, err)
-			}
-			_, err := kube.Poll(ctx, "pod "+pod+" to be gone", goneInterval, goneLimit, func(ctx context.Context) (bool, string, error) {
-				_, err := api.Get(ctx, name, metav1.GetOptions{})
-				return apierrors.IsNotFound(err), "it is still there", nil
-			})
-			if err != nil {
+			if err := s.remove(ctx, s.facts.Prefix+namespace, name); err != nil {
 				return nothingToEnd, err
 			}
 		}
 		return nothingToEnd, nil
+	}
+}
+
+// remove deletes a pod and returns when it is gone.
+func (s *scene) remove(ctx context.Context, namespace, name string) error {
+	api := s.lab.Cluster.Client.CoreV1().Pods(namespace)
+	if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("deleting pod %s/%s: %w", namespace, name, err)
+	}
+	_, err := kube.Poll(ctx, "pod "+namespace+"/"+name+" to be gone", goneInterval, goneLimit, func(ctx context.Context) (bool, string, error) {
+		_, err := api.Get(ctx, name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err), "it is still there", nil
+	})
+	return err
+}
+
+// signallingWitness sends a signal to the witness on the node of the pod, and the last one at the end, if there is one.
+func signallingWitness(pod, signal, last string) injection {
+	return func(ctx context.Context, s *scene) (func(context.Context) error, error) {
+		p, err := s.witness(ctx, pod)
+		if err != nil {
+			return nothingToEnd, err
+		}
+		end := nothingToEnd
+		if last != "" {
+			end = func(ctx context.Context) error {
+				return s.of(ctx, p.Spec.NodeName, p.UID, witnessProgram, "kill -"+last+" $p")
+			}
+		}
+		return end, s.of(ctx, p.Spec.NodeName, p.UID, witnessProgram, "kill -"+signal+" $p")
+	}
+}
+
+// deletingWitness deletes the pod of the witness on the node of the pod.
+func deletingWitness(pod string) injection {
+	return func(ctx context.Context, s *scene) (func(context.Context) error, error) {
+		p, err := s.witness(ctx, pod)
+		if err == nil {
+			err = s.remove(ctx, p.Namespace, p.Name)
+		}
+		return nothingToEnd, err
 	}
 }
 

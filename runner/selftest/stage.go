@@ -57,10 +57,13 @@ type stage struct {
 	fault Fault
 	scene *scene
 
+	once sync.Once // the injection, or the end of the run before it
+
 	mu         sync.Mutex
 	namespaces []string // the world's in the cluster, once it is up
 	changed    bool     // a policy of the world has been applied
 	begun      bool
+	effective  bool // the injection is over, for good or ill
 	release    func(context.Context) error
 	fail       error // why the fault could not be injected or ended
 }
@@ -108,24 +111,27 @@ func (s *stage) Clear(ctx context.Context, namespaces []string) error {
 
 // begin injects the fault once; whoever comes meanwhile waits until it has taken effect.
 func (s *stage) begin(ctx context.Context) error {
+	s.once.Do(func() {
+		var release func(context.Context) error
+		var err error
+		if s.fault.inject != nil {
+			release, err = s.fault.inject(ctx, s.scene)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.begun, s.effective, s.release = true, true, release
+		if err != nil {
+			s.fail = fmt.Errorf("injecting the fault %s: %w", s.fault.Name, err)
+		}
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.begun {
-		return s.fail
-	}
-	s.begun = true
-	if s.fault.inject == nil {
-		return nil
-	}
-	var err error
-	if s.release, err = s.fault.inject(ctx, s.scene); err != nil {
-		s.fail = fmt.Errorf("injecting the fault %s: %w", s.fault.Name, err)
-	}
 	return s.fail
 }
 
-// end ends the fault once, also when ctx has ended.
+// end ends the fault once, also when ctx has ended. It waits for an injection under way, and none begins after it.
 func (s *stage) end(ctx context.Context) {
+	s.once.Do(func() {})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.release == nil {
@@ -143,7 +149,7 @@ func (s *stage) end(ctx context.Context) {
 func (s *stage) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail == nil && !s.begun && s.fault.inject != nil {
+	if s.fail == nil && !s.begun && s.fault.inject != nil { // also when the run ended before it
 		return fmt.Errorf("injecting the fault %s: its moment never came", s.fault.Name)
 	}
 	return s.fail
@@ -176,11 +182,12 @@ type stagedAgent struct {
 	stage *stage
 }
 
-// due begins a fault whose moment has come, and returns the context for the call: what the injection took is not held against the agent.
+// due begins a fault whose moment has come, or waits for one that another call has begun, and returns the context for the call: what the
+// injection took is held against no agent.
 func (a stagedAgent) due(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	s := a.stage
 	s.mu.Lock()
-	now := s.changed && !s.begun && s.fault.Moment == BeforeTheRound
+	now := s.changed && !s.effective && s.fault.Moment == BeforeTheRound
 	s.mu.Unlock()
 	if !now {
 		return ctx, func() {}, nil
@@ -189,16 +196,22 @@ func (a stagedAgent) due(ctx context.Context) (context.Context, context.CancelFu
 	if deadline, ok := ctx.Deadline(); ok {
 		left = time.Until(deadline)
 	}
-	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), injectLimit)
+	whole, cancel := unhurried(ctx, injectLimit)
 	err := s.begin(whole)
 	cancel()
-	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), left)
+	fresh, cancel := unhurried(ctx, left)
+	return fresh, cancel, err
+}
+
+// unhurried is ctx with another limit in place of its deadline. It is cancelled with ctx.
+func unhurried(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			cancel()
 		}
 	})
-	return fresh, func() { stop(); cancel() }, err
+	return fresh, func() { stop(); cancel() }
 }
 
 // step is by how much this agent's clock is off.

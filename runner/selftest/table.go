@@ -35,12 +35,25 @@ const (
 	WholeCluster
 )
 
+// Witness is what the run of a fault does about the kernel's witness. The zero value is a run without.
+type Witness uint8
+
+// The ways.
+const (
+	WitnessOff Witness = iota
+	// WitnessAuto: denies are believed without one that was lost.
+	WitnessAuto
+	// WitnessRequire: they are not.
+	WitnessRequire
+)
+
 // Fault is one row of the table.
 type Fault struct {
 	// Name is short and unique; Title says what is done, in a phrase.
 	Name, Title string
 	Moment      Moment
 	Reaches     Reaches
+	Witness     Witness
 	// Needs is the CNI that the row speaks of; empty for any.
 	Needs string
 	// Short rows are in the short form.
@@ -49,6 +62,8 @@ type Fault struct {
 	Effect func(a plan.Planned, promised reach.Verdict) Effect
 	// Reasons are words of which an inconclusive result must have one.
 	Reasons []string
+	// Lost: the run must report that it lost a witness; otherwise one that has witnesses must have kept them.
+	Lost bool
 	// Ends are words of the error with which the whole run must end, without any result; empty when it must go on.
 	Ends string
 
@@ -56,6 +71,8 @@ type Fault struct {
 	inject func(context.Context, *scene) (func(context.Context) error, error)
 	// world changes the world that is made, not the one that is planned.
 	world func(scenarios.World) scenarios.World
+	// watchable faults are in the table a second time, in a run with witnesses.
+	watchable bool
 }
 
 // The pods of faults.yaml on which faults act.
@@ -74,33 +91,108 @@ const (
 	steppedBy = -time.Hour
 )
 
+// agentGone are the words for an agent that does not answer, or not to the end. On a TCP connection that the kernel of a stopped one
+// accepted, data crosses.
+func agentGone() []string {
+	return []string{
+		"not alive before", "not alive after", "restarted during", "agent did not finish", "no outcome came back", "arrivals not told",
+	}
+}
+
 // Table is every fault that is injected, with what must come of it.
 func Table() []Fault {
+	all := unwitnessed()
+	for _, f := range unwitnessed() {
+		if f.watchable {
+			all = append(all, underWitness(f))
+		}
+	}
+	return append(all, ofWitness()...)
+}
+
+// underWitness is the same fault in a run with witnesses. What reached a pod is seen by them, whatever its agent says.
+func underWitness(f Fault) Fault {
+	f.Name += "-watched"
+	f.Title += "; with witnesses"
+	f.Witness, f.Short, f.watchable = WitnessAuto, false, false
+	f.Reasons = append(slices.Clone(f.Reasons), "the fixture is at fault", "data crossed")
+	return f
+}
+
+// ofWitness are the faults of a witness.
+func ofWitness() []Fault {
+	var all []Fault
+	for _, one := range []struct {
+		name, title string
+		short       bool
+		inject      injection
+	}{
+		{"witness-killed", "the witness of the node of two destinations is killed", true, signallingWitness(openPod, "KILL", "")},
+		{"witness-stopped", "the witness of the node of two destinations is stopped (SIGSTOP)", false, signallingWitness(openPod, "STOP", "CONT")},
+		{"witness-deleted", "the witness of the node of two destinations is deleted", false, deletingWitness(openPod)},
+	} {
+		all = append(all, Fault{
+			Name: one.name, Title: one.title, Moment: BeforeTheRound, Short: one.short, Witness: WitnessAuto, Lost: true,
+			Effect: everything(Unharmed), inject: one.inject,
+		}, Fault{
+			Name: one.name + "-required", Title: one.title + ", in a run that requires it", Moment: BeforeTheRound, Short: one.short,
+			Witness: WitnessRequire, Lost: true, Reasons: []string{"requires a witness"}, inject: one.inject,
+			Effect: func(a plan.Planned, promised reach.Verdict) Effect {
+				if promised == reach.Deny && touches(a, openPod, shutPod) {
+					return Untold
+				}
+				return Unharmed
+			},
+		})
+	}
+	return all
+}
+
+// unwitnessed are the faults of a run without witnesses.
+func unwitnessed() []Fault {
 	farPods := []string{openPod, shutPod}
 	return []Fault{
 		{
 			Name: "agent-killed", Title: "the agents of two destinations are killed whenever they come up", Moment: BeforeTheRound, Short: true,
-			Effect: touching(farPods...), Reasons: []string{"not alive before", "not alive after", "restarted during", "agent did not finish", "arrivals not told"},
+			Effect: func(a plan.Planned, promised reach.Verdict) Effect {
+				switch {
+				case !touches(a, farPods...):
+					return Unharmed
+				case promised == reach.Allow: // one that came up may answer before it is killed
+					return Doubtful
+				}
+				return Untold
+			},
+			Reasons: append(agentGone(), "still changed"), watchable: true,
 			inject: keepKilling(farPods...),
 		},
 		{
 			Name: "agent-stopped", Title: "the agents of two destinations are stopped (SIGSTOP)", Moment: BeforeTheRound, Short: true,
-			Effect: touching(farPods...), Reasons: []string{"not alive before", "agent did not finish"},
+			Effect: touching(farPods...), Reasons: agentGone(), watchable: true,
 			inject: stopping(farPods...),
 		},
 		{
 			Name: "source-stopped", Title: "the agent of a source is stopped (SIGSTOP)", Moment: BeforeTheRound,
-			Effect: touching(sourcePod), Reasons: []string{"not alive before", "agent did not finish", "no outcome came back"},
+			Effect: touching(sourcePod), Reasons: agentGone(), watchable: true,
 			inject: stopping(sourcePod),
 		},
 		{
 			Name: "pod-deleted", Title: "two destinations are deleted in the middle of the run", Moment: BeforeTheRound, Short: true,
-			Effect: touching(farPods...), Reasons: []string{"not alive before", "agent did not finish", "no outcome came back"},
+			Effect: touching(farPods...), Reasons: agentGone(), watchable: true,
 			inject: deleting(farPods...),
 		},
 		{
 			Name: "listener-dead", Title: "the TCP listeners of two destinations die, their agents live", Moment: BeforeTheRound, Short: true,
-			Effect: touching(farPods...), Reasons: []string{"failed its self-check"},
+			Effect: func(a plan.Planned, promised reach.Verdict) Effect {
+				switch {
+				case a.Port == 80 && toAny(a, farPods...):
+					return Untold
+				case promised == reach.Deny && touches(a, farPods...): // no silence counts at an end that fails its own check
+					return Untold
+				}
+				return Unharmed
+			},
+			Reasons: []string{"failed its self-check"}, watchable: true,
 			inject: deaf(farPods...),
 		},
 		{
@@ -111,8 +203,8 @@ func Table() []Fault {
 				}
 				return Unharmed
 			},
-			Reasons: []string{"the baseline did not prove the path"},
-			world:   elsewhere(farPods...),
+			Reasons: []string{"the baseline did not prove the path"}, watchable: true,
+			world: elsewhere(farPods...),
 		},
 		{
 			Name: "clock-stepped", Title: "the wall clocks of a source and two destinations jump back an hour", Moment: BeforeTheRound,
@@ -124,7 +216,7 @@ func Table() []Fault {
 		},
 		{
 			Name: "api-5xx-in-the-round", Title: "the API server cuts every port-forward and answers 503", Moment: BeforeTheRound, Short: true,
-			Effect: everything(Untold), Reasons: []string{"not alive before", "agent did not finish", "no outcome came back"}, inject: failing,
+			Effect: everything(Untold), Reasons: agentGone(), inject: failing,
 		},
 		{
 			Name: "api-late", Title: "the API server is " + late.String() + " late with everything", Moment: BeforeTheRound,
@@ -138,7 +230,7 @@ func Table() []Fault {
 				}
 				return Untold
 			},
-			Reasons: []string{"not alive before", "agent did not finish", "no outcome came back", "arrivals not told"}, inject: delayedBy(held),
+			Reasons: append(agentGone(), "still changed"), inject: delayedBy(held),
 		},
 		{
 			Name: "dns-down", Title: "every process of the cluster's resolver is stopped", Moment: BeforeTheRound, Reaches: WholeCluster, Short: true,
@@ -162,7 +254,7 @@ func Table() []Fault {
 				}
 				return Unharmed
 			},
-			Reasons: []string{"not alive before", "agent did not finish", "no outcome came back", "the resolver"},
+			Reasons: append(agentGone(), "the resolver"),
 			inject:  pausing(openPod),
 		},
 		{

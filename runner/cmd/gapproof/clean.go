@@ -19,11 +19,12 @@ func (a *app) clean() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "clean",
 		Short: "Remove what runs left whose process was killed",
-		Long: `clean removes every namespace, every ClusterNetworkPolicy and every host outside the cluster that carries a run's label. Runs
-clean up after themselves, also on Ctrl-C; this is for those that were killed.`,
+		Long: `clean removes every namespace, every ClusterNetworkPolicy and every host outside the cluster that carries a run's label. Nodes
+that a killed self-test left paused, and processes that it left stopped, go on. Runs clean up after themselves, also on Ctrl-C; this is
+for those that were killed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			var hosts []string
+			var hosts, woken []string
 			path := t.kubeconfig
 			if path == "" && t.context == "" {
 				lab, err := cluster.Find(a.clustersDir(), t.cluster)
@@ -31,13 +32,21 @@ clean up after themselves, also on Ctrl-C; this is for those that were killed.`,
 					return clusterError(err)
 				}
 				path = lab.Kubeconfig
-				woken, err := lab.UnpauseAll(c.Context())
+				woken, err = lab.UnpauseAll(c.Context())
 				for _, node := range woken {
 					fmt.Fprintf(a.out, "unpaused node %s\n", node)
 				}
 				if err != nil {
 					return err
 				}
+				continued, err := lab.ContinueAll(c.Context())
+				for _, process := range continued {
+					fmt.Fprintf(a.out, "continued %s\n", process)
+				}
+				if err != nil {
+					return err
+				}
+				woken = append(woken, continued...)
 				if hosts, err = cluster.CleanOutside(c.Context(), a.clustersDir(), t.cluster, id); err != nil {
 					return err
 				}
@@ -63,7 +72,7 @@ clean up after themselves, also on Ctrl-C; this is for those that were killed.`,
 			for _, name := range namespaces {
 				fmt.Fprintf(a.out, "removed namespace %s\n", name)
 			}
-			if err = errors.Join(fault, err); err == nil && len(hosts)+len(policies)+len(namespaces) == 0 {
+			if err = errors.Join(fault, err); err == nil && len(woken)+len(hosts)+len(policies)+len(namespaces) == 0 {
 				fmt.Fprintln(a.out, "nothing to remove")
 			}
 			return err

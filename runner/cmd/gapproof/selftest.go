@@ -30,10 +30,14 @@ const (
 // idleProfile is the CNI profile that enforces nothing.
 const idleProfile = "none"
 
+// worker is kind's role of a node that the cluster lives without for a while.
+const worker = "worker"
+
 // selftestOptions are the flags of selftest.
 type selftestOptions struct {
 	cluster, idle string
 	short         bool
+	faults        []string
 }
 
 func (a *app) selftest() *cobra.Command {
@@ -61,16 +65,41 @@ Exit codes: 0 not fooled, 1 a verdict was wrong, 4 infrastructure.`,
 					return hinted{usageError{fmt.Errorf("%q is not a part of the self-test: %s or %s", arg, partNothing, partFaults)}, c.CommandPath() + " --help"}
 				}
 			}
-			return a.selfTest(c.Context(), args, o)
+			table, err := chosen(selftest.Table(), o)
+			if err != nil {
+				return err
+			}
+			return a.selfTest(c.Context(), args, o, table)
 		},
 	}
 	c.Flags().StringVar(&o.cluster, "cluster", defaultCluster, "lab cluster made by gapproof up, to be broken by the faults")
 	c.Flags().StringVar(&o.idle, "idle-cluster", "selftest", "lab cluster with --cni "+idleProfile+"; brought up when it is not there")
 	c.Flags().BoolVar(&o.short, "short", false, "a few scenarios and the most telling faults")
+	c.Flags().StringSliceVar(&o.faults, "fault", nil, "only these faults, by name")
+	exclusive(c, "short", "fault")
 	return c
 }
 
-func (a *app) selfTest(ctx context.Context, parts []string, o selftestOptions) error {
+// chosen are the faults that the flags ask for, in the table's order.
+func chosen(table []selftest.Fault, o selftestOptions) ([]selftest.Fault, error) {
+	var unknown, names []string
+	for _, f := range table {
+		names = append(names, f.Name)
+	}
+	for _, name := range o.faults {
+		if !slices.Contains(names, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	if len(unknown) > 0 {
+		return nil, usageError{fmt.Errorf("--fault: there is no %s; there are %s", strings.Join(unknown, ", "), strings.Join(names, ", "))}
+	}
+	return slices.DeleteFunc(table, func(f selftest.Fault) bool {
+		return o.short && !f.Short || len(o.faults) > 0 && !slices.Contains(o.faults, f.Name)
+	}), nil
+}
+
+func (a *app) selfTest(ctx context.Context, parts []string, o selftestOptions, table []selftest.Fault) error {
 	var lab *cluster.Cluster
 	if slices.Contains(parts, partFaults) { // known before anything is made
 		var err error
@@ -87,7 +116,7 @@ func (a *app) selfTest(ctx context.Context, parts []string, o selftestOptions) e
 		wrong += found
 	}
 	if lab != nil {
-		found, err := a.selfTestFaults(ctx, lab, o)
+		found, err := a.selfTestFaults(ctx, lab, o.cluster, table)
 		if err != nil {
 			return err
 		}
@@ -109,6 +138,11 @@ func (a *app) breakable(name string) (*cluster.Cluster, error) {
 	}
 	if lab.CNI == idleProfile {
 		return nil, hinted{usageError{fmt.Errorf("cluster %s enforces nothing, so no fault could hide a deny on it", name)}, "gapproof selftest --cluster with one of an enforcing --cni"}
+	}
+	// One fault pauses a node, and without the API server's nobody could be asked anything.
+	if !slices.ContainsFunc(lab.Nodes, func(n cluster.Node) bool { return n.Role == worker }) {
+		return nil, hinted{usageError{fmt.Errorf("cluster %s has topology %s, without a worker that can be broken apart from the control plane", name, lab.Topology)},
+			"gapproof up --replace --topology " + kindconfigs.Default}
 	}
 	return lab, nil
 }
@@ -159,15 +193,11 @@ func (a *app) selfTestIdle(ctx context.Context, o selftestOptions) (wrong int, e
 	return len(idle.Findings), nil
 }
 
-// selfTestFaults runs the part faults and returns how much was wrong.
-func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, o selftestOptions) (int, error) {
-	at, err := a.connect(ctx, target{cluster: o.cluster}, "")
+// selfTestFaults runs the part faults and returns how much was wrong. What came of the faults is printed also beside an error.
+func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, name string, table []selftest.Fault) (int, error) {
+	at, err := a.connect(ctx, target{cluster: name}, "")
 	if err != nil {
 		return 0, err
-	}
-	table := selftest.Table()
-	if o.short {
-		table = slices.DeleteFunc(table, func(f selftest.Fault) bool { return !f.Short })
 	}
 	started := time.Now()
 	var nodes []string
@@ -176,38 +206,49 @@ func (a *app) selfTestFaults(ctx context.Context, lab *cluster.Cluster, o selfte
 	}
 	outcomes, err := selftest.Faults(ctx, selftest.Lab{
 		Cluster: at.Cluster, Machines: lab, Nodes: nodes, CNI: lab.CNI, Run: newRun, Progress: a.done,
-		Seams: func(through *kube.Cluster, run string) (suite.Worlds, suite.Policies) {
-			w := &worlds.Worlds{Cluster: through, Options: fixture.Options{Run: run, Image: at.image, Prefix: "gapproof-" + run + "-", Token: newToken(), Log: a.log}}
-			return w, apply.New(through.Client, run)
+		Seams: func(through *kube.Cluster, run string, w selftest.Witness) (selftest.Seams, error) {
+			of := &worlds.Worlds{Cluster: through, Options: fixture.Options{Run: run, Image: at.image, Prefix: "gapproof-" + run + "-", Token: newToken(), Log: a.log}}
+			mode := map[selftest.Witness]witnessMode{
+				selftest.WitnessOff: witnessOff, selftest.WitnessAuto: witnessAuto, selftest.WitnessRequire: witnessRequire,
+			}[w]
+			watching, none, err := a.witnesses(of, at.witness, mode)
+			if err == nil && w != selftest.WitnessOff && watching == nil {
+				err = errors.New(none)
+			}
+			return selftest.Seams{Worlds: of, Policies: apply.New(through.Client, run), Witnesses: watching, Least: mode.least()}, err
 		},
 	}, table)
-	if err != nil {
+	if len(outcomes) == 0 {
 		return 0, err
 	}
-	fmt.Fprintf(a.out, "%s on cluster %s: %d, %.0f s\n", partFaults, o.cluster, len(outcomes), time.Since(started).Seconds())
+	fmt.Fprintf(a.out, "%s on cluster %s: %d, %.0f s\n", partFaults, name, len(outcomes), time.Since(started).Seconds())
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  FAULT\tBEGINS\tATTEMPTS\tINCONCLUSIVE\tRIGHT\tFALSE PASS\tFALSE FAIL\tTIME\tWHAT WAS DONE")
-	wrong := 0
+	wrong, passes, failures := 0, 0, 0
 	var all []selftest.Finding
 	for _, r := range outcomes {
-		wrong += len(r.Findings)
+		wrong, passes, failures = wrong+len(r.Findings), passes+r.FalsePasses, failures+r.FalseFailures
 		all = append(all, r.Findings...)
 		if r.Skipped != "" {
-			fmt.Fprintf(w, "  %s\t-\t-\t-\t-\t-\t-\t-\tskipped: %s\n", r.Fault.Name, r.Skipped)
+			fmt.Fprintf(w, "  %s\t-\t-\t-\t-\t-\t-\t-\t%s\n", r.Fault.Name, r.Skipped)
 			continue
 		}
 		what := r.Fault.Title
+		if r.Tries > 1 {
+			what += fmt.Sprintf("; %d times, as the host was busy", r.Tries)
+		}
 		if r.Ended != "" {
 			what += "; the run ended without a result"
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%d\t%d\t%d\t%.1f s\t%s\n", r.Fault.Name, r.Fault.Moment, r.Attempts, r.Untold, r.Right,
 			r.FalsePasses, r.FalseFailures, r.Took.Seconds(), what)
 	}
-	if err := w.Flush(); err != nil {
-		return wrong, fmt.Errorf("writing the report: %w", err)
+	if e := w.Flush(); e != nil {
+		return wrong, errors.Join(err, fmt.Errorf("writing the report: %w", e))
 	}
+	fmt.Fprintf(a.out, "  false passes %d, false failures %d, wrong %d\n", passes, failures, wrong)
 	a.findings(all)
-	return wrong, nil
+	return wrong, err
 }
 
 // findingsShown bounds what is printed: a broken instrument is wrong everywhere in the same way.

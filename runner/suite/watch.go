@@ -16,6 +16,10 @@ import (
 // tellLimit bounds one request to a witness. One that is slower than an agent may be is of no use to a round.
 const tellLimit = askLimit
 
+// adoptLimit bounds the request that names a world's pods. No round waits beside it, and a witness that is lost here is lost for the whole
+// world, so it may take what a crowded node takes.
+const adoptLimit = 5 * askLimit
+
 // watch is what the run knows of its witnesses.
 type watch struct {
 	mu     sync.Mutex
@@ -143,7 +147,7 @@ func (s *Suite) adopt(ctx context.Context, world World) {
 			if w := s.watch.up[node]; w == nil {
 				err = errors.New("there is none")
 			} else if err == nil {
-				ctx, cancel := context.WithTimeout(ctx, tellLimit)
+				ctx, cancel := context.WithTimeout(ctx, adoptLimit)
 				defer cancel()
 				level, err = w.Adopt(ctx, of)
 			}

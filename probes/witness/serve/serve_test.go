@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -362,31 +361,27 @@ func TestDropsAreToldAsTheyHappen(t *testing.T) {
 }
 
 func TestAFollowerNeverTakesAnEndForSilence(t *testing.T) {
-	for name, end := range map[string]func(*kernel, func()){
-		"the kernel fails":  func(k *kernel, _ func()) { k.fault = errors.New("the ring is gone") },
-		"the witness stops": func(_ *kernel, stop func()) { stop() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			k := newKernel()
-			address, stop := start(t, k)
-			w := adopted(t, address)
-			first := make(chan struct{})
-			var once sync.Once
-			ended := make(chan error, 1)
-			if name == "the kernel fails" {
-				end(k, stop)
-			}
-			go func() { ended <- w.Follow(t.Context(), func(string) { once.Do(func() { close(first) }) }) }()
-			if name == "the witness stops" {
-				k.dropped <- []string{"1"}
-				<-first
-				end(k, stop)
-			}
-			if err := <-ended; !status(err, http.StatusServiceUnavailable) {
-				t.Errorf("the follower got %v, want status 503", err)
-			}
-		})
-	}
+	t.Run("the kernel fails", func(t *testing.T) {
+		k := newKernel()
+		address, _ := start(t, k)
+		w := adopted(t, address)
+		k.fault = errors.New("the ring is gone")
+		if err := w.Follow(t.Context(), func(string) {}); !status(err, http.StatusServiceUnavailable) || !strings.Contains(err.Error(), "the ring is gone") {
+			t.Errorf("the follower got %v, want status 503 with the kernel's words", err)
+		}
+	})
+	t.Run("the witness stops", func(t *testing.T) {
+		k := newKernel()
+		address, stop := start(t, k)
+		w := adopted(t, address)
+		ended := make(chan error, 1)
+		go func() { ended <- w.Follow(t.Context(), func(string) {}) }()
+		k.dropped <- []string{"1"} // the follower is there
+		stop()
+		if err := <-ended; !status(err, http.StatusServiceUnavailable) {
+			t.Errorf("the follower got %v, want status 503", err)
+		}
+	})
 }
 
 func TestAThousandConnectionsAreServed(t *testing.T) {
@@ -431,7 +426,10 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	l := httptest.NewUnstartedServer(nil).Listener
+	l, err := serve.Listen(f.Context(), 0)
+	if err != nil {
+		f.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(f.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(ctx, l) })

@@ -461,8 +461,8 @@ func (v *vigil) look(ctx context.Context, obs []probes.Observation, attempts []i
 }
 
 // end stops watching, puts all that was seen into the observations and has it forgotten. An attempt with a witness that failed keeps
-// neither a level nor sightings, for half of the way proves nothing, unless they had decided it while every witness was there. The durations are from
-// sending each attempt that was cut to the cut, in their order; at most so long, since each begins no later than its agent's first one was sent.
+// neither a level nor sightings, for half of the way proves nothing, unless they had decided it while every witness was there. The durations are how
+// long each attempt that was cut took from its first system call to the decision, in their order.
 func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Duration {
 	v.stop()
 	v.helpers.Wait()
@@ -481,11 +481,7 @@ func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Durati
 	for _, i := range all {
 		short, wasCut := v.cuts[i]
 		if wasCut {
-			sent := v.started
-			if waited := obs[i].Outcome.Started.Sub(began[v.cutters[i]]); waited > 0 {
-				sent = sent.Add(waited)
-			}
-			decided = append(decided, max(0, short.at.Sub(sent)))
+			decided = append(decided, v.lasted(obs[i].Outcome, short, began[v.cutters[i]]))
 		}
 		switch {
 		case !v.blind(i):
@@ -503,6 +499,21 @@ func (v *vigil) end(ctx context.Context, obs []probes.Observation) []time.Durati
 	}
 	v.each(ctx, forget, func(ctx context.Context, w Witness, flows []probes.Flow) error { return w.Forget(ctx, ids(flows)) })
 	return decided
+}
+
+// lasted bounds from above how long an attempt took from its first system call to the sighting that decided it, without comparing two hosts'
+// clocks: began is when its agent made its first attempt. One bound holds the way of the attempts to the agent as well, by this host's clock; the
+// other, by the agent's, the way of the cut.
+func (v *vigil) lasted(o probes.Outcome, c cut, began time.Time) time.Duration {
+	sent := v.started
+	if waited := o.Started.Sub(began); waited > 0 {
+		sent = sent.Add(waited)
+	}
+	took := max(0, c.at.Sub(sent))
+	if o.Kind == probes.OutcomeUnknown && o.Took > 0 { // it lasted until the cut reached it
+		took = min(took, o.Took)
+	}
+	return took
 }
 
 // began is when each agent made the first of its attempts, by its own clock. It was sent that attempt no sooner than the vigil began, so what an

@@ -168,3 +168,27 @@ func TestWhatNobodyWatchesTakesItsSourcePortFromTheSameRing(t *testing.T) {
 		}
 	}
 }
+
+func TestTheLesserOfTwoBoundsIsHowLongADecisionTook(t *testing.T) {
+	sent := time.Unix(1_000_000, 0)
+	agentClock := sent.Add(-time.Hour)
+	for _, test := range []struct {
+		name    string
+		outcome probes.Outcome
+		decided time.Duration // after the attempts were sent to the agent
+		want    time.Duration
+	}{
+		{"the way to the agent is longer", probes.Outcome{Started: agentClock, Took: 20 * time.Millisecond}, 30 * time.Millisecond, 20 * time.Millisecond},
+		{"the way of the cut is longer", probes.Outcome{Started: agentClock, Took: 40 * time.Millisecond}, 30 * time.Millisecond, 30 * time.Millisecond},
+		{"it waited for its turn", probes.Outcome{Started: agentClock.Add(25 * time.Millisecond), Took: 40 * time.Millisecond}, 30 * time.Millisecond, 5 * time.Millisecond},
+		{"it had ended by itself", probes.Outcome{Started: agentClock, Kind: probes.TimedOut, Took: time.Millisecond}, 30 * time.Millisecond, 30 * time.Millisecond},
+		{"nothing came back", probes.Outcome{}, 30 * time.Millisecond, 30 * time.Millisecond},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			v := &vigil{started: sent}
+			if got := v.lasted(test.outcome, cut{at: sent.Add(test.decided)}, agentClock); got != test.want {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}

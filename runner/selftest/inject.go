@@ -249,8 +249,14 @@ func clockStepped(pods ...string) injection {
 	}
 }
 
-func failing(_ context.Context, s *scene) (func(context.Context) error, error) {
-	s.proxy.fail()
+func refusing(_ context.Context, s *scene) (func(context.Context) error, error) {
+	s.proxy.refuse()
+	return func(context.Context) error { s.proxy.heal(); return nil }, nil
+}
+
+func cutting(_ context.Context, s *scene) (func(context.Context) error, error) {
+	s.proxy.refuse()
+	s.proxy.cut()
 	return func(context.Context) error { s.proxy.heal(); return nil }, nil
 }
 

@@ -29,8 +29,8 @@ type proxy struct {
 	token    string
 	forward  *httputil.ReverseProxy
 
-	failing atomic.Bool
-	delay   atomic.Int64 // of each answer, in nanoseconds
+	refusing atomic.Bool
+	delay    atomic.Int64 // of each answer, in nanoseconds
 }
 
 const (
@@ -103,8 +103,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	if p.failing.Load() {
-		http.Error(w, "the self-test fails this request", http.StatusServiceUnavailable)
+	if p.refusing.Load() {
+		http.Error(w, "the self-test refuses this request", http.StatusServiceUnavailable)
 		return
 	}
 	if delay := time.Duration(p.delay.Load()); delay > 0 {
@@ -119,17 +119,17 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.forward.ServeHTTP(w, r)
 }
 
-// fail answers every request with 503 from now on and cuts what is under way; heal ends it.
-func (p *proxy) fail() {
-	p.failing.Store(true)
-	p.listener.cut()
-}
+// refuse answers every request with 503 from now on; streams that are open stay. heal ends it.
+func (p *proxy) refuse() { p.refusing.Store(true) }
+
+// cut ends every connection. A request that meets its end may fail before it is answered.
+func (p *proxy) cut() { p.listener.cut() }
 
 // slow holds back every answer for so long, those of streams that are open already too.
 func (p *proxy) slow(d time.Duration) { p.delay.Store(int64(d)) }
 
 func (p *proxy) heal() {
-	p.failing.Store(false)
+	p.refusing.Store(false)
 	p.delay.Store(0)
 }
 

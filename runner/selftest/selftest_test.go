@@ -412,7 +412,7 @@ func TestAProcessThatIsLeftStoppedIsAnError(t *testing.T) {
 	}
 }
 
-func TestTheProxyFailsAndDelaysWhatPasses(t *testing.T) {
+func TestTheProxyRefusesAndDelaysWhatPasses(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"gitVersion": "v1.2.3"}`)
@@ -435,9 +435,9 @@ func TestTheProxyFailsAndDelaysWhatPasses(t *testing.T) {
 	if err := ask(); err != nil {
 		t.Errorf("forwarding: %v", err)
 	}
-	p.fail()
+	p.refuse()
 	if err := ask(); err == nil || !strings.Contains(err.Error(), "unable to handle the request") {
-		t.Errorf("failing: %v, want what an API server's 503 is read as", err)
+		t.Errorf("refusing: %v, want what an API server's 503 is read as", err)
 	}
 	p.heal()
 	const delay = 100 * time.Millisecond

@@ -212,11 +212,11 @@ func unwitnessed() []Fault {
 		},
 		{
 			Name: "api-5xx", Title: "the API server answers 503 before the policies are applied", Moment: BeforeTheStep, Short: true,
-			Effect: everything(Untold), Ends: "unable to handle the request", inject: failing,
+			Effect: everything(Untold), Ends: "unable to handle the request", inject: refusing,
 		},
 		{
 			Name: "api-5xx-in-the-round", Title: "the API server cuts every port-forward and answers 503", Moment: BeforeTheRound, Short: true,
-			Effect: everything(Untold), Reasons: agentGone(), inject: failing,
+			Effect: everything(Untold), Reasons: agentGone(), inject: cutting,
 		},
 		{
 			Name: "api-late", Title: "the API server is " + late.String() + " late with everything", Moment: BeforeTheRound,

@@ -90,7 +90,7 @@ e2e: images ## tests on the real engine and on real clusters of their own
 	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 50m -v ./...
 
 .PHONY: e2e-cilium
-e2e-cilium: host ## a choice of the catalogue on Cilium; not yet part of test, since steps that relabel do not hold there
+e2e-cilium: host ## a choice of the catalogue on Cilium; no part of test, whose time it would double on a bare host
 	@$(BIN) bundle create --cni all
 	cd runner/e2e && GAPPROOF_E2E_CNI=cilium GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 20m -v -short -run TestEveryCatalogueScenarioHolds .
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -171,14 +172,24 @@ func TestDecodeProfileListsEveryFault(t *testing.T) {
 patches: [{target: {kind: DaemonSet, name: x}, patch: {}}]
 podSubnet: {target: {apiVersion: v1, kind: ConfigMap, name: x}, env: X}
 apiServer: {apiVersion: v1, kind: Secret, name: x}
+relabelled: -1s
 ready: [{apiVersion: v1, kind: Pod, name: x}]
 `))
-	for _, want := range []string{"name: is required", "detected: is required", "manifest: is required", "patches[0].target.apiVersion", "podSubnet.container", "apiServer: is Secret", "ready[0]: is Pod"} {
+	for _, want := range []string{"name: is required", "detected: is required", "manifest: is required", "patches[0].target.apiVersion", "podSubnet.container", "apiServer: is Secret", "relabelled: is -1s", "ready[0]: is Pod"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q: %v", want, err)
 		}
 	}
 	if _, err := decodeProfile([]byte("nom: x\n")); err == nil || !strings.Contains(err.Error(), "nom") {
 		t.Errorf("an unknown field: %v", err)
+	}
+}
+
+func TestWhatADetectedCNITakesToLearnOfLabelsIsItsProfiles(t *testing.T) {
+	for detected, want := range map[string]time.Duration{"Cilium": 45 * time.Second, "Calico": 0, "Weave": 0, "": 0} {
+		got, err := Relabelled(detected)
+		if err != nil || got != want {
+			t.Errorf("%q: %s, %v; want %s", detected, got, err, want)
+		}
 	}
 }

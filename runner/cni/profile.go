@@ -9,7 +9,9 @@ import (
 	"path"
 	"sort"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -33,6 +35,9 @@ type Profile struct {
 	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
 	// IPv6 is what a cluster needs besides whose pods have IPv6 addresses too. Nil where the profile cannot be installed there.
 	IPv6 *IPv6 `json:"ipv6,omitempty"`
+	// Relabelled is how long the CNI may take until changed labels count at every endpoint, where that is longer than for a policy. It is the
+	// CNI's own default, which a lab may have set lower.
+	Relabelled metav1.Duration `json:"relabelled,omitzero"`
 	// APIServer names a ConfigMap through which the CNI is told the API server's own address, when it can be told.
 	APIServer *Target `json:"apiServer,omitempty"`
 	// Ready are the DaemonSets and Deployments that must be rolled out. They need not be in the manifest.
@@ -87,21 +92,32 @@ const knownFile = "known.yaml"
 // Known is the baseline of known differences, as package report decodes it, of the CNI that [Detect] calls detected. It is nil where there is
 // none, as for a CNI without a profile.
 func Known(detected string) ([]byte, error) {
+	p, err := of(detected)
+	if err != nil || p.Name == "" {
+		return nil, err
+	}
+	raw, err := profiles.ReadFile(path.Join(p.Name, knownFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return raw, err
+}
+
+// Relabelled is the profile's of the CNI that [Detect] calls detected; zero for one without a profile.
+func Relabelled(detected string) (time.Duration, error) {
+	p, err := of(detected)
+	return p.Relabelled.Duration, err
+}
+
+// of is the profile of the CNI that [Detect] calls detected; one without a name where there is none.
+func of(detected string) (Profile, error) {
 	for _, name := range Names() {
 		p, err := Find(name)
-		if err != nil {
-			return nil, err
+		if err != nil || p.Detected == detected {
+			return p, err
 		}
-		if p.Detected != detected {
-			continue
-		}
-		raw, err := profiles.ReadFile(path.Join(name, knownFile))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		return raw, err
 	}
-	return nil, nil
+	return Profile{}, nil
 }
 
 // Names lists the profiles, sorted.
@@ -167,6 +183,9 @@ func decodeProfile(raw []byte) (Profile, error) {
 	changes("", p.Patches, p.PodSubnet)
 	if p.IPv6 != nil {
 		changes("ipv6.", p.IPv6.Patches, p.IPv6.PodSubnet)
+	}
+	if p.Relabelled.Duration < 0 {
+		faults = append(faults, fmt.Errorf("relabelled: is %s, must not be negative", p.Relabelled.Duration))
 	}
 	if a := p.APIServer; a != nil {
 		target("apiServer", *a)

@@ -27,9 +27,9 @@ type Gap struct {
 }
 
 // JudgeRounds judges a step by its rounds, of which there is at least one: each attempt by its last observation, unless the last two
-// still differ after settle, and what changed before that as a gap. Judgements are in the order of attempts, which are the plan's, as
+// still differ, and what changed before that as a gap. Judgements are in the order of attempts, which are the plan's, as
 // promises are; their Replay is left empty. The same rounds give the same judgements, so that what a run stored can be judged again.
-func JudgeRounds(attempts []plan.Planned, promises []plan.Promise, rounds []Round, settle time.Duration) ([]Judgement, []Gap) {
+func JudgeRounds(attempts []plan.Planned, promises []plan.Promise, rounds []Round) ([]Judgement, []Gap) {
 	current := Backends(attempts, promises)
 	seen := make([][]Observed, len(rounds))
 	for n, r := range rounds {
@@ -45,7 +45,7 @@ func JudgeRounds(attempts []plan.Planned, promises []plan.Promise, rounds []Roun
 		// What was delivered against a promised deny stays a hole, however it flapped: data crossed.
 		if flapping && j.Result != Skipped && j.Class != Hole {
 			j.Result, j.Class, j.Culprit = Inconclusive, ClassNone, ""
-			j.Reason = fmt.Sprintf("verdict still changed after %s: last %s, then %s", settle, seen[last-1][i].Detail, seen[last][i].Detail)
+			j.Reason = fmt.Sprintf("verdict still changed after %s: last %s, then %s", rounds[last].After.Round(time.Millisecond), seen[last-1][i].Detail, seen[last][i].Detail)
 			j.Observed = Observed{Verdict: reach.Unknown, Evidence: Missing, Detail: j.Reason}
 		}
 		judgements = append(judgements, j)

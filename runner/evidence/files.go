@@ -94,8 +94,6 @@ type Run struct {
 
 // Options are those of a run that its conclusions depend on.
 type Options struct {
-	// Settle is how long rounds could go on disagreeing.
-	Settle time.Duration `json:"settle"`
 	// Attempt is the only one that was made; empty for all.
 	Attempt string `json:"attempt,omitempty"`
 	// Replay are the flags that lead a replay to the same cluster.

@@ -100,7 +100,7 @@ func rebuild(run Run, all []record) *report.Report {
 func (rec *record) step(run Run, n int, took time.Duration) report.Step {
 	p := rec.plans[n]
 	out := report.Step{Name: p.Steps[n].Name, Enforced: rec.steps[n].Enforced, Decided: rec.steps[n].Decided, Rounds: len(rec.rounds[n]), Took: took}
-	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, p.Steps[n].Promises, rec.rounds[n], run.Options.Settle)
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, p.Steps[n].Promises, rec.rounds[n])
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {
 			j.Replay = compare.Replay(rec.loaded.File, j.Attempt.ID, run.Options.Replay...)

@@ -38,11 +38,38 @@ const (
 // toggles are the kinds of change that a step made beside policies.
 type toggles struct{ pod, namespace bool }
 
+// and are the kinds of either.
+func (t toggles) and(more toggles) toggles {
+	return toggles{t.pod || more.pod, t.namespace || more.namespace}
+}
+
+// labels tells whether any label changed.
+func (t toggles) labels() bool { return t.pod || t.namespace }
+
+// relabelling is what a step changes beside policies.
+func relabelling(step plan.Step) (how toggles) {
+	for _, c := range step.Changes {
+		if c.Relabel != nil {
+			how = how.and(toggles{pod: c.Relabel.Pod != "", namespace: c.Relabel.Pod == ""})
+		}
+	}
+	return how
+}
+
+// relabels is what the plan's steps change beside policies, and its clean-up puts back.
+func relabels(p *plan.Plan) (how toggles) {
+	for _, step := range p.Steps {
+		how = how.and(relabelling(step))
+	}
+	return how
+}
+
 // beacons are the run's beacon pods and the phase of each port pair: 0 (even) or 1 (odd).
 type beacons struct {
 	namespace string // in the scenario's naming
 	inCluster string
 	limit     time.Duration // for one flip
+	relabel   time.Duration // what a flip may take longer where labels changed
 	world     World
 	names     []string // one per node
 	phase     map[uint16]int
@@ -59,7 +86,7 @@ func (s *Suite) lightBeacons(ctx context.Context, everyFamily bool) (*beacons, e
 	if err != nil {
 		return nil, err
 	}
-	b := &beacons{namespace: "gapproof-beacon-" + s.o.Run, limit: s.o.Enforce, everyFamily: everyFamily,
+	b := &beacons{namespace: "gapproof-beacon-" + s.o.Run, limit: s.o.Enforce, relabel: s.o.Relabelled, everyFamily: everyFamily,
 		phase: map[uint16]int{policyPort: 1, podPort: 0, namespacePort: 0}}
 	ns := scenarios.Namespace{Name: b.namespace, Labels: map[string]string{phaseLabel: phases[0]}}
 	ns.Pods = append(ns.Pods, scenarios.Pod{
@@ -130,7 +157,11 @@ func (b *beacons) flip(ctx context.Context, policies Policies, how toggles) (tim
 			}
 		}
 	}
-	return b.await(ctx, open)
+	limit := b.limit
+	if how.labels() {
+		limit += b.relabel
+	}
+	return b.await(ctx, open, limit)
 }
 
 // ofFamily tells a beacon's pair over IPv6 from the one over IPv4.
@@ -143,9 +174,9 @@ func ofFamily(a netip.Addr) string {
 
 // await asks every pair again and again until, in one batch, its lit port answered and its dark port did not: a fresh endpoint that
 // nothing is enforced on yet answers on both. It returns when the last lit port first answered, counted from the call.
-func (b *beacons) await(ctx context.Context, open map[string]pair) (time.Duration, error) {
+func (b *beacons) await(ctx context.Context, open map[string]pair, limit time.Duration) (time.Duration, error) {
 	started := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, b.limit, fmt.Errorf("not enforced on every node within %s", b.limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not enforced on every node within %s", limit))
 	defer cancel()
 	source := b.world.Agent(b.namespace + "/" + beaconSource)
 	answered := map[string]bool{}

@@ -27,6 +27,8 @@ type memory struct {
 	// lag is how long after its acceptance a change is enforced; slow pods lag by slowLag instead.
 	lag, slowLag time.Duration
 	slow         map[string]bool
+	// labelLag is how long after its acceptance a new label of a pod of a scenario counts anywhere; a beacon's counts at once.
+	labelLag time.Duration
 	// dead agents answer nothing; dead is called with a lock held.
 	dead func(name string) bool
 
@@ -215,6 +217,20 @@ func (w *memoryWorld) Agent(name string) Agent {
 }
 
 func (w *memoryWorld) Relabel(_ context.Context, r plan.Relabel) error {
+	w.late(r.Namespace, func() { w.relabel(r) })
+	return nil
+}
+
+// late makes a change of labels after the memory's labelLag, but for one of the beacons'.
+func (w *memoryWorld) late(namespace string, change func()) {
+	if w.m.labelLag == 0 || strings.Contains(namespace, "beacon") {
+		change()
+		return
+	}
+	time.AfterFunc(w.m.labelLag, change)
+}
+
+func (w *memoryWorld) relabel(r plan.Relabel) {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
 	set := func(labels map[string]string) map[string]string {
@@ -240,10 +256,14 @@ func (w *memoryWorld) Relabel(_ context.Context, r plan.Relabel) error {
 		}
 	}
 	w.m.accept()
-	return nil
 }
 
 func (w *memoryWorld) Restore(context.Context) error {
+	w.late("", w.restore)
+	return nil
+}
+
+func (w *memoryWorld) restore() {
 	w.m.mu.Lock()
 	defer w.m.mu.Unlock()
 	for i, ns := range w.written.Namespaces {
@@ -261,7 +281,6 @@ func (w *memoryWorld) Restore(context.Context) error {
 		}
 	}
 	w.m.accept()
-	return nil
 }
 
 func (w *memoryWorld) Remake(_ context.Context, changes []plan.Remake) error {

@@ -32,9 +32,23 @@ type numbered struct {
 // length, so waiting hides nothing. It is some twenty times the slowest published median.
 const confirm = 3 * time.Second
 
+// patience bounds a step's rounds, from the acceptance of its changes.
+type patience struct {
+	// confirm is for how long rounds go on that contradict a promise, settle for how long any go on that disagree.
+	confirm, settle time.Duration
+}
+
+// patience is longer where labels changed: beacons do not show when another endpoint learns of them.
+func (s *Suite) patience(how toggles) patience {
+	if !how.labels() {
+		return patience{confirm, s.o.Settle}
+	}
+	return patience{max(confirm, s.o.Relabelled), s.o.Relabelled + s.o.Settle}
+}
+
 // settle makes rounds, each overlapping the one before, until two successive ones agree on every attempt and none of them
 // contradicts its promise, or has done so for long enough.
-func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []plan.Planned, promises []plan.Promise, base []probes.Observation, accepted time.Time) (settled, error) {
+func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []plan.Planned, promises []plan.Promise, base []probes.Observation, accepted time.Time, wait patience) (settled, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type answer struct {
 		numbered
@@ -93,8 +107,8 @@ func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []
 		}
 		changed := differ(history[n-2].seen, history[n-1].seen)
 		waited := time.Since(accepted)
-		agreed := len(changed) == 0 && (waited > confirm || !contradicts(promises, history[n-1].seen))
-		if agreed || waited > s.o.Settle {
+		agreed := len(changed) == 0 && (waited > wait.confirm || !contradicts(promises, history[n-1].seen))
+		if agreed || waited > wait.settle {
 			out := settled{decided: median(decided)}
 			for _, round := range history {
 				out.rounds = append(out.rounds, compare.Round{After: round.started.Sub(accepted), Observations: round.obs})

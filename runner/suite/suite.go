@@ -129,6 +129,8 @@ const (
 	DefaultEnforce = 30 * time.Second
 	// DefaultSettle bounds how long a step's rounds may go on disagreeing.
 	DefaultSettle = 30 * time.Second
+	// DefaultRelabelled is that of a CNI whose endpoints learn of labels as fast as of policies.
+	DefaultRelabelled = 3 * time.Second
 	// DefaultBaseline bounds the wait for every path of a fresh world; CNIs program new endpoints within seconds.
 	DefaultBaseline = 30 * time.Second
 	// cleanLimit bounds clean-up after the run's context ended.
@@ -139,11 +141,14 @@ const (
 type Options struct {
 	// Run is the run's identifier, a DNS label of at most 20 characters. Required.
 	Run string
-	// Deadline of one attempt; Enforce, Settle and Baseline limits as above.
+	// Deadline of one attempt; Enforce, Settle and Baseline limits as above, the first two counted from when Relabelled has passed where labels
+	// changed.
 	Deadline time.Duration
 	Enforce  time.Duration
 	Settle   time.Duration
 	Baseline time.Duration
+	// Relabelled is how long the CNI may take until changed labels count at every endpoint, each of which may be late by itself.
+	Relabelled time.Duration
 	// Attempt repeats just this attempt ID of every scenario; empty for all.
 	Attempt string
 	// Replay returns the command that repeats one attempt of a scenario file. Required.
@@ -174,7 +179,9 @@ type Suite struct {
 	o        Options
 	watch    *watch
 	ports    *ports
-	telling  sync.Mutex
+	// owed are labels that were put back since the beacons last flipped.
+	owed    toggles
+	telling sync.Mutex
 }
 
 // progress tells the caller; parts of a run end in several goroutines.
@@ -197,6 +204,9 @@ func New(w Worlds, p Policies, o Options) *Suite {
 	}
 	if o.Baseline == 0 {
 		o.Baseline = DefaultBaseline
+	}
+	if o.Relabelled == 0 {
+		o.Relabelled = DefaultRelabelled
 	}
 	if o.Record == nil {
 		o.Record = noRecord{}
@@ -345,7 +355,8 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 	started := time.Now()
 	defer func() { sc.Took = time.Since(started) }()
 	defer func() {
-		// The next scenario's beacons prove that this was enforced: it is accepted before their toggle.
+		// The next scenario's beacons prove that this was enforced: it is accepted before their toggle, and owed by it.
+		s.owed = s.owed.and(relabels(p))
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
 		if e := errors.Join(s.policies.Clear(clean, namespaces(p, world.Facts().Prefix)), s.clearCluster(clean, p), world.Restore(clean)); e != nil {
@@ -375,10 +386,11 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	started := time.Now()
 	step := p.Steps[index]
 	out := report.Step{Name: step.Name}
-	how, err := s.change(ctx, world, step.Changes)
-	if err != nil {
+	if err := s.change(ctx, world, step.Changes); err != nil {
 		return out, p, err
 	}
+	how := s.owed.and(relabelling(step))
+	var err error
 	if made := remade(step); len(made) > 0 {
 		if p, err = s.remake(ctx, world, p, index, made, g); err != nil {
 			return out, p, err
@@ -389,18 +401,18 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	if err := s.o.Record.Accepted(ctx, p, index, world.Facts()); err != nil {
 		return out, p, fmt.Errorf("recording evidence: %w", err)
 	}
-	out.Enforced, err = b.flip(ctx, s.policies, how)
-	if err != nil {
+	if out.Enforced, err = b.flip(ctx, s.policies, how); err != nil {
 		return out, p, err
 	}
+	s.owed = toggles{}
 	attempts := compare.Backends(p.Attempts, step.Promises)
-	settled, err := s.settle(ctx, world, b, attempts, step.Promises, g.Base, accepted)
+	settled, err := s.settle(ctx, world, b, attempts, step.Promises, g.Base, accepted, s.patience(how))
 	if err != nil {
 		return out, p, err
 	}
 	g.Hold(attempts, step.Promises, settled.rounds)
 	out.Rounds, out.Decided = len(settled.rounds), settled.decided
-	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds, s.o.Settle)
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {
 			j.Replay = s.o.Replay(p.Scenario.File, j.Attempt.ID)
@@ -415,9 +427,8 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	return out, p, nil
 }
 
-// change makes a step's changes in order and tells which kinds of beacon have to follow.
-func (s *Suite) change(ctx context.Context, world World, changes []plan.Change) (toggles, error) {
-	var how toggles
+// change makes a step's changes in order, but for those of pods.
+func (s *Suite) change(ctx context.Context, world World, changes []plan.Change) error {
 	for _, c := range changes {
 		var err error
 		switch {
@@ -430,18 +441,13 @@ func (s *Suite) change(ctx context.Context, world World, changes []plan.Change) 
 		case c.DeleteCluster != "":
 			err = s.o.Cluster.Delete(ctx, c.DeleteCluster)
 		case c.Relabel != nil:
-			if c.Relabel.Pod != "" {
-				how.pod = true
-			} else {
-				how.namespace = true
-			}
 			err = world.Relabel(ctx, *c.Relabel)
 		}
 		if err != nil {
-			return how, err
+			return err
 		}
 	}
-	return how, nil
+	return nil
 }
 
 // close removes a world even when ctx has ended: nothing is left behind by Ctrl-C.

@@ -118,6 +118,31 @@ func TestAnEndpointThatLagsBehindItsNodesBeaconIsAGapNotAnAverage(t *testing.T) 
 	}
 }
 
+func TestLabelsThatCountLateAreWaitedForAlsoWhenTheyArePutBack(t *testing.T) {
+	m := newMemory(t)
+	m.labelLag = confirm + time.Second
+	o := options()
+	o.Relabelled = 2 * m.labelLag
+	again := strings.Replace(denyThenAllow, "deny-then-allow", "deny-again", 1)
+	rep, err := New(m, m, o).Run(t.Context(), append(load(t, denyThenAllow), load(t, again)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rep.Summary(); got.ExitCode != 0 {
+		t.Errorf("summary %+v, want the settled verdicts to pass", got)
+	}
+	for _, late := range []report.Step{rep.Scenarios[0].Steps[1], rep.Scenarios[1].Steps[0]} {
+		if len(late.Gaps) == 0 {
+			t.Errorf("step %s: no gap, want one of about %s", late.Name, m.labelLag)
+		}
+		for _, g := range late.Gaps {
+			if !strings.HasPrefix(g.AttemptID, "x/a>x/b") || g.After < confirm {
+				t.Errorf("step %s: gap %+v, want one from x/a to x/b of about %s", late.Name, g, m.labelLag)
+			}
+		}
+	}
+}
+
 func TestAVerdictThatNeverSettlesIsInconclusive(t *testing.T) {
 	m := newMemory(t)
 	flips := 0

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 
@@ -34,12 +33,8 @@ func ownBaseline(named string) (*report.Baseline, error) {
 
 // cniBaseline is what the detected CNI is known to do otherwise; nil where nothing is known, or no CNI was detected. Several CNIs in one
 // cluster share the work in ways that no baseline was made for.
-func (a *app) cniBaseline(ctx context.Context, p *place) *report.Baseline {
-	detected, _, err := cni.Detect(ctx, p.Client)
-	if err != nil { // told by versions already
-		return nil
-	}
-	raw, err := cni.Known(detected)
+func (a *app) cniBaseline(p *place) *report.Baseline {
+	raw, err := cni.Known(p.cni)
 	if err == nil && raw == nil {
 		return nil
 	}

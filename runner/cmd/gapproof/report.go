@@ -27,7 +27,7 @@ func newRecorder(o runOptions) (*recorder, error) {
 	if o.evidence == "" {
 		return nil, nil
 	}
-	w, err := evidence.New(o.evidence, evidence.Options{Settle: suite.DefaultSettle, Attempt: o.attempt, Replay: replayFlags(o.target)})
+	w, err := evidence.New(o.evidence, evidence.Options{Attempt: o.attempt, Replay: replayFlags(o.target)})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--evidence: %w", err)}
 	}

@@ -143,10 +143,14 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
+	relabelled, err := cni.Relabelled(at.cni)
+	if err != nil {
+		return err
+	}
 	applier, clusterApplier := apply.New(at.Client, run), apply.NewCluster(objects, at.Client.Discovery(), run)
 	s := suite.New(made, applier, suite.Options{
 		Cluster: clusterApplier, Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
-		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Attempt: o.attempt, Log: a.log, Progress: a.done,
+		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Relabelled: relabelled, Attempt: o.attempt, Log: a.log, Progress: a.done,
 		Record: keep.of(applier, clusterApplier),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
@@ -154,7 +158,7 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	rep, err := s.Run(ctx, all)
 	rep.Versions = a.versions(ctx, at)
 	if own == nil && o.baseline == baselineAuto {
-		own = a.cniBaseline(ctx, at)
+		own = a.cniBaseline(at)
 	}
 	rep.Explain(own)
 	if e := a.closeEvidence(keep, rep); e != nil {
@@ -255,6 +259,8 @@ type place struct {
 	prefix string
 	// noOutside says why no host outside can be started; empty in the lab.
 	noOutside string
+	// cni and cniVersion are what was detected; empty where nothing known was.
+	cni, cniVersion string
 }
 
 // worldsOf are a run's worlds at the place.
@@ -302,8 +308,13 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 		p.noOutside = "hosts outside the cluster are containers on the lab's network, and this cluster is not the lab's"
 	}
 	var err error
-	p.Cluster, err = kube.Load(ctx, path, t.context)
-	return p, err
+	if p.Cluster, err = kube.Load(ctx, path, t.context); err != nil {
+		return nil, err
+	}
+	if p.cni, p.cniVersion, err = cni.Detect(ctx, p.Client); err != nil {
+		a.log.Warn("detecting the CNI", "err", err) // no verdict depends on it
+	}
+	return p, nil
 }
 
 // labDir is where the lab's images and lock are.
@@ -330,12 +341,7 @@ func replayFlags(t target) []string {
 
 // versions asks what was tested with what. What cannot be asked is left empty: the run's verdicts do not depend on it.
 func (a *app) versions(ctx context.Context, p *place) report.Versions {
-	v := report.Versions{Gapproof: version, Kubernetes: p.Version, Images: p.images}
-	if name, number, err := cni.Detect(ctx, p.Client); err != nil {
-		a.log.Warn("detecting the CNI", "err", err)
-	} else {
-		v.CNI = strings.TrimSpace(name + " " + number)
-	}
+	v := report.Versions{Gapproof: version, Kubernetes: p.Version, Images: p.images, CNI: strings.TrimSpace(p.cni + " " + p.cniVersion)}
 	nodes, err := kube.Nodes(ctx, p.Client)
 	if err != nil {
 		a.log.Warn("listing nodes", "err", err)

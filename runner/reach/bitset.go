@@ -3,6 +3,7 @@ package reach
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 )
 
 // bitset is a set of pods, one bit per index into Engine.pods. Sets that are combined have the same length.
@@ -34,6 +35,13 @@ func (b bitset) and(o bitset) bitset {
 		r[i] = b[i] & o[i]
 	}
 	return r
+}
+
+// intersect takes from b what is not in o.
+func (b bitset) intersect(o bitset) {
+	for i, w := range o {
+		b[i] &= w
+	}
 }
 
 // or adds the members of o to b.
@@ -95,10 +103,13 @@ func (b bitset) each(f func(int)) {
 }
 
 // key is the same for equal sets only.
-func (b bitset) key() string {
-	out := make([]byte, 0, len(b)*wordBits/8)
+func (b bitset) key() string { return string(b.appendKey(nil)) }
+
+// appendKey appends the bytes of key.
+func (b bitset) appendKey(to []byte) []byte {
+	to = slices.Grow(to, len(b)*wordBits/8)
 	for _, w := range b {
-		out = binary.LittleEndian.AppendUint64(out, w)
+		to = binary.LittleEndian.AppendUint64(to, w)
 	}
-	return string(out)
+	return to
 }

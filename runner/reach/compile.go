@@ -67,6 +67,7 @@ type rule struct {
 	field    string // "spec.ingress[0]"
 	peerList string // "from" or "to"
 	peers    []peer // none: every peer matches
+	pods     bitset // that some peer matches; nil when every peer matches
 	ports    []portMatch
 	portList string // "ports" or "protocols"
 	// peersWritten and portsWritten tell an empty list from a missing one. Both match everything; the trace says which it was.
@@ -200,6 +201,15 @@ func Compile(world World, policies []Policy, cluster ...ClusterPolicy) (*Engine,
 	}
 	slices.SortFunc(compiled, func(a, b compiledPolicy) int { return cmp.Compare(a.name, b.name) })
 	c.engine.network = compiled
+	for _, all := range [][]compiledPolicy{c.engine.cluster[adminTier], c.engine.cluster[baselineTier], compiled} {
+		for i := range all {
+			for d := range all[i].rules {
+				for j := range all[i].rules[d] {
+					all[i].rules[d][j].unite(len(c.engine.pods))
+				}
+			}
+		}
+	}
 	for i := range compiled {
 		p := &compiled[i]
 		for d := range p.isolated {
@@ -214,6 +224,17 @@ func Compile(world World, policies []Policy, cluster ...ClusterPolicy) (*Engine,
 		}
 	}
 	return c.engine, nil
+}
+
+// unite gathers the pods that the rule's peers match.
+func (r *rule) unite(pods int) {
+	if len(r.peers) == 0 {
+		return
+	}
+	r.pods = newBitset(pods)
+	for i := range r.peers {
+		r.pods.or(r.peers[i].pods)
+	}
 }
 
 // compiledPolicy is a policy with the pods it isolates; nil for a direction that it has no say in.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -148,7 +149,7 @@ func newPlane(e *Engine, c Channel) *plane {
 		}
 		p.local[pod.Node].add(i)
 	}
-	sets := planeSets{plane: p, channel: c, named: map[string]bitset{}, covered: map[*peer]bitset{}}
+	sets := planeSets{plane: p, channel: c, named: map[string]bitset{}, covered: map[*peer]bitset{}, narrowed: newBitset(n)}
 	for d := range directions {
 		p.isolated[d] = newBitset(n)
 		merged := merger{}
@@ -171,7 +172,7 @@ func newPlane(e *Engine, c Channel) *plane {
 				for j := range policy.rules[d] {
 					r := &policy.rules[d][j]
 					if sources, destinations, any := sets.rule(d, policy.isolated[d], r); any {
-						p.tiers[d][t] = append(p.tiers[d][t], newGrant(r.action, sources, destinations))
+						p.tiers[d][t] = append(p.tiers[d][t], newGrant(r.action, sources, slices.Clone(destinations)))
 					}
 				}
 			}
@@ -186,29 +187,43 @@ type planeSets struct {
 	channel Channel
 	named   map[string]bitset
 	covered map[*peer]bitset
+	// narrowed is what rule returns destinations in.
+	narrowed bitset
 }
 
-// rule is the set of sources and of destinations of a rule for the pods that its policy selects. Nothing matches when any is false.
+// rule is the set of sources and of destinations of a rule for the pods that its policy selects. Nothing matches when any is false. The next call
+// reuses the destinations.
 func (s *planeSets) rule(d direction, subjects bitset, r *rule) (sources, destinations bitset, any bool) {
 	ports, any := s.ports(r)
 	if !any {
 		return nil, nil, false
 	}
-	peers := s.plane.all
-	if len(r.peers) > 0 {
-		peers = newBitset(len(s.plane.engine.pods))
-		for i := range r.peers {
-			peers.or(s.peer(&r.peers[i]))
-		}
-	}
+	peers := s.peers(r)
 	sources, destinations = peers, subjects
 	if d == egress {
 		sources, destinations = subjects, peers
 	}
 	if ports != nil {
-		destinations = destinations.and(ports)
+		copy(s.narrowed, destinations)
+		s.narrowed.intersect(ports)
+		destinations = s.narrowed
 	}
 	return sources, destinations, !sources.empty() && !destinations.empty()
+}
+
+// peers are the pods that some peer of the rule matches.
+func (s *planeSets) peers(r *rule) bitset {
+	switch {
+	case len(r.peers) == 0:
+		return s.plane.all
+	case s.channel.Family == FirstAddress || !slices.ContainsFunc(r.peers, func(p peer) bool { return p.byAddress() }):
+		return r.pods
+	}
+	out := newBitset(len(s.plane.engine.pods))
+	for i := range r.peers {
+		out.or(s.peer(&r.peers[i]))
+	}
+	return out
 }
 
 // peer are the pods that a peer matches by their addresses of the channel's family.
@@ -239,10 +254,13 @@ func (s *planeSets) ports(r *rule) (destinations bitset, any bool) {
 		if m.protocol != anyProtocol && m.protocol != s.channel.Protocol {
 			continue
 		}
-		if destinations == nil {
-			destinations = newBitset(len(s.plane.engine.pods))
+		named := s.havingPort(m)
+		if destinations == nil { // mostly the only one
+			destinations = named
+			continue
 		}
-		destinations.or(s.havingPort(m))
+		destinations = slices.Clone(destinations)
+		destinations.or(named)
 	}
 	return destinations, destinations != nil
 }
@@ -265,6 +283,7 @@ func (s *planeSets) havingPort(m portMatch) bitset {
 // merger joins grants with the same sources: NetworkPolicies only add up, so their order means nothing.
 type merger struct {
 	index                 map[string]int
+	key                   []byte // scratch
 	sources, destinations []bitset
 }
 
@@ -272,11 +291,11 @@ func (m *merger) add(sources, destinations bitset) {
 	if m.index == nil {
 		m.index = map[string]int{}
 	}
-	key := sources.key()
-	i, known := m.index[key]
+	m.key = sources.appendKey(m.key[:0])
+	i, known := m.index[string(m.key)]
 	if !known {
 		i = len(m.sources)
-		m.index[key] = i
+		m.index[string(m.key)] = i
 		m.sources = append(m.sources, sources)
 		m.destinations = append(m.destinations, make(bitset, len(destinations)))
 	}

@@ -193,11 +193,10 @@ func proveSeal(ctx context.Context, c *cluster.Cluster) (sealReport, error) {
 	if err := writeJSON(last, f.After.Over(f.Last)); err != nil {
 		return r, err
 	}
-	expected := []seal.Expected{}
 	for _, s := range sources {
-		expected = append(expected, seal.Expected{From: s.Name, Kind: s.Kind})
+		f.Sources = append(f.Sources, seal.Expected{From: s.Name, Kind: s.Kind})
 	}
-	r.Proof = r.Spec.Judge(f, expected)
+	r.Proof = r.Spec.Judge(f)
 	r.Tried = append([]seal.Tried{}, r.Proof.Tried()...)
 	return r, nil
 }

@@ -251,6 +251,8 @@ type place struct {
 	images []string
 	// witness is the witness's image; empty where there is none.
 	witness string
+	// lab is the cluster in the lab, nil elsewhere.
+	lab *cluster.Cluster
 	// prefix goes before every namespace; empty in the lab.
 	prefix string
 	// noOutside says why no host outside can be started; empty in the lab.
@@ -275,7 +277,7 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 		if err != nil {
 			return nil, clusterError(err)
 		}
-		path = c.Kubeconfig
+		path, p.lab = c.Kubeconfig, c
 		for _, i := range c.Images {
 			p.images = append(p.images, i.Reference())
 			if i.Name == images.ProbeImage && p.image == "" {

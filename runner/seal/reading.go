@@ -37,7 +37,11 @@ func (t Tried) String() string {
 	if t.Port != 0 {
 		to = netip.AddrPortFrom(t.Destination, t.Port).String()
 	}
-	return fmt.Sprintf("%s → %s %s, %d packets", from, to, t.Protocol, t.Packets)
+	packets := "packets"
+	if t.Packets == 1 {
+		packets = "packet"
+	}
+	return fmt.Sprintf("%s → %s %s, %d %s", from, to, t.Protocol, t.Packets, packets)
 }
 
 // String is the protocol's name, or its number where it has none here.

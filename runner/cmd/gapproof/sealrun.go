@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -50,27 +49,37 @@ type sealing struct {
 	stop      func()
 }
 
-// beginSeal reads the gate's counters and begins to note pods' addresses, so that what is dropped during the run can be told and named. It
-// refuses, before the run has made anything, what was asked for and cannot be had.
-func (a *app) beginSeal(ctx context.Context, at *place, mode sealMode, signs *signer) (*sealing, error) {
-	wanted := mode == sealRequire || signs != nil
-	if mode == sealOff || at.lab == nil || at.lab.Seal == nil {
-		if !wanted {
-			return nil, nil
-		}
-		return nil, hinted{usageError{errors.New("--seal, --statement: the run is not on a lab cluster that was brought up with --sealed, or --seal is off")},
-			"gapproof up --sealed"}
+// beginSeal reads the gate's counters and begins to note pods' addresses, so that what is dropped during the run can be told and named. permitted
+// says why this process may not ask the kernel. What was asked for and cannot be had is refused before the run has made anything.
+func (a *app) beginSeal(ctx context.Context, at *place, mode sealMode, signs *signer, permitted func() error) (*sealing, error) {
+	wanted := ""
+	switch {
+	case signs != nil:
+		wanted = "--statement"
+	case mode == sealRequire:
+		wanted = "--seal require"
+	}
+	switch {
+	case mode == sealOff:
+		return nil, nil
+	case at.lab == nil && wanted != "":
+		return nil, usageError{fmt.Errorf("%s: only a lab cluster made by gapproof up can be sealed", wanted)}
+	case at.lab != nil && at.lab.Seal == nil && wanted != "":
+		return nil, hinted{usageError{fmt.Errorf("%s: cluster %s was brought up without --sealed", wanted, at.lab.Name)},
+			"gapproof up --sealed --replace --cluster " + at.lab.Name}
+	case at.lab == nil || at.lab.Seal == nil:
+		return nil, nil
 	}
 	if err := signs.checkLock(at.lab); err != nil {
 		return nil, err
 	}
 	s := &sealing{cluster: at.lab, pods: newAddresses(), stop: func() {}}
-	if err := gate.Check(); err != nil {
-		if wanted {
-			return nil, hinted{usageError{fmt.Errorf("--seal, --statement: %w", err)}, "sudo gapproof run"}
+	if err := permitted(); err != nil {
+		if wanted != "" {
+			return nil, hinted{usageError{fmt.Errorf("%s: %w", wanted, err)}, "sudo gapproof run"}
 		}
 		s.unchecked = err.Error()
-		fmt.Fprintf(a.err, "the seal of cluster %s will not be checked: %v\n  hint: run as root, or --seal off leaves it out of the report\n", at.lab.Name, err)
+		fmt.Fprintf(a.err, "the seal of cluster %s will not be proven: %v\n  hint: run as root, or --seal off leaves it out of the report\n", at.lab.Name, err)
 		return s, nil
 	}
 	var spec seal.Spec

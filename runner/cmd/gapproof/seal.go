@@ -55,7 +55,8 @@ not shown to look. It changes nothing but the gate's counters, and needs root. T
 --statement also writes what was found as an in-toto statement in a DSSE envelope, signed by every --key (made with gapproof bundle key; a
 passphrase is taken from ` + passphraseVariable + ` or asked for). It is about the lock.json that the lab was made from; gapproof seal verify reads it.
 
-Exit codes: 0 SEALED, 1 LEAKED, 2 usage, 3 SEAL_NOT_PROVEN, 4 the cluster or this host could not be asked.`,
+Exit codes: 0 SEALED, 1 LEAKED, 2 usage, 3 SEAL_NOT_PROVEN, 4 the cluster or this host could not be asked,
+and no leak was seen.`,
 		Example: `  gapproof up --sealed
   gapproof seal check
   gapproof seal check --cluster ci -o json > seal.json
@@ -119,7 +120,7 @@ func (a *app) checkSeal(ctx context.Context, o sealCheckOptions) error {
 	end := a.waiting("sending canaries from every node of cluster " + c.Name)
 	r, err := proveSeal(ctx, c, nil, newAddresses())
 	end()
-	if err != nil {
+	if err != nil && r.Verdict != seal.Leaked { // a leak that was seen outranks what could not be
 		return fmt.Errorf("checking the seal of cluster %s: %w", c.Name, err)
 	}
 	if o.output == "json" {
@@ -179,49 +180,48 @@ func sealWhole(c *cluster.Cluster) error {
 }
 
 // proveSeal gathers the facts of a cluster's seal and judges them. began is the reading that the run began with which the proof is of, nil for
-// none; pods are those that are known already.
+// none; pods are those that are known already. Beside an error, of something that could not be asked, the report is of all the rest, in which a
+// leak may show; only without the gate's description it has no verdict.
 func proveSeal(ctx context.Context, c *cluster.Cluster, began *seal.Reading, pods *addresses) (sealReport, error) {
 	r := newSealReport(c)
 	if err := readJSON(filepath.Join(c.Seal.Dir, specFile), &r.Spec); err != nil {
 		return r, err
 	}
 	f := seal.Facts{Began: began}
+	var errs []error
+	asked := func(err error) bool {
+		if err != nil {
+			f.Unknown, errs = append(f.Unknown, err.Error()), append(errs, err)
+		}
+		return err == nil
+	}
 	last := filepath.Join(c.Seal.Dir, lastFile)
-	if err := readJSON(last, &f.Last); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+	if err := readJSON(last, &f.Last); !errors.Is(err, fs.ErrNotExist) {
+		asked(err)
 	}
 	sources, unknown, err := sealSources(ctx, c, pods)
-	if err != nil {
-		return r, err
-	}
-	f.Unknown = unknown
-	if f.Before, _, err = gate.Read(r.Spec); err != nil {
-		return r, err
-	}
-	if f.Canaries, err = gate.Canaries(ctx, r.Spec, sources); err != nil {
-		return r, err
-	}
-	if f.Names, err = sealNames(ctx, c, sources); err != nil {
-		return r, err
-	}
-	if f.Masquerades, err = gate.Masquerades(ctx, r.Spec, c.PodSubnets); err != nil {
-		return r, err
-	}
-	if f.Foreign, f.Images, err = foreignImages(ctx, c); err != nil {
-		return r, err
-	}
-	if f.After, f.Rules, err = gate.Read(r.Spec); err != nil {
-		return r, err
-	}
-	nameTried(f.After.Tried, c, pods)
-	if err := writeJSON(last, f.After.Over(f.Last)); err != nil {
-		return r, err
-	}
+	asked(err)
+	f.Unknown = append(f.Unknown, unknown...)
 	for _, s := range sources {
 		f.Sources = append(f.Sources, seal.Expected{From: s.Name, Kind: s.Kind})
 	}
+	f.Before, _, err = gate.Read(r.Spec)
+	asked(err)
+	f.Canaries, err = gate.Canaries(ctx, r.Spec, sources)
+	asked(err)
+	f.Names, err = sealNames(ctx, c, sources)
+	asked(err)
+	f.Masquerades, err = gate.Masquerades(ctx, r.Spec, c.PodSubnets)
+	asked(err)
+	f.Foreign, f.Images, err = foreignImages(ctx, c)
+	asked(err)
+	f.After, f.Rules, err = gate.Read(r.Spec)
+	if asked(err) {
+		nameTried(f.After.Tried, c, pods)
+		asked(writeJSON(last, f.After.Over(f.Last)))
+	}
 	r.judge(f)
-	return r, nil
+	return r, errors.Join(errs...)
 }
 
 // sealSources are every node and a pod. What is missing among them is told in words, as what a proof does not know. All pods are added to known.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -139,5 +140,25 @@ func TestAnInterruptedRunDoesNotWaitForItsSeal(t *testing.T) {
 	r := s.prove(ctx, &app{})
 	if r.Verdict != seal.NotProven || !strings.Contains(strings.Join(r.Doubts, ""), "not checked: the run ended before: interrupted") {
 		t.Errorf("got %s, %q", r.Verdict, r.Doubts)
+	}
+}
+
+// TestWhatCannotBeAskedIsADoubtBesideWhatCan has a cluster of which only the gate's description is there.
+func TestWhatCannotBeAskedIsADoubtBesideWhatCan(t *testing.T) {
+	dir := t.TempDir()
+	s := &sealing{pods: newAddresses(), cluster: &cluster.Cluster{
+		Name: "dev", Kubeconfig: filepath.Join(dir, "none"), Seal: &cluster.Seal{Dir: dir, NamesLog: filepath.Join(dir, "names.jsonl")},
+	}}
+	a := &app{streams: streams{&bytes.Buffer{}, &bytes.Buffer{}}}
+	if r := s.prove(t.Context(), a); r.Verdict != seal.NotProven || r.Facts.Unchecked == "" {
+		t.Errorf("without a description of the gate: got %s, %+v", r.Verdict, r.Facts)
+	}
+	if err := writeJSON(filepath.Join(dir, specFile), proven(t, asFound).Spec); err != nil {
+		t.Fatal(err)
+	}
+	r := s.prove(t.Context(), a)
+	if doubts := strings.Join(r.Doubts, "\n"); r.Verdict != seal.NotProven || r.Facts.Unchecked != "" || !strings.Contains(doubts, "reading the kubeconfig of cluster dev") ||
+		!strings.Contains(doubts, "names.jsonl") {
+		t.Errorf("got %s, %s", r.Verdict, doubts)
 	}
 }

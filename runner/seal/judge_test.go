@@ -93,6 +93,10 @@ func TestTheVerdictOfEveryFact(t *testing.T) {
 		{"an image that is not in the lock", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1"}} }, Leaked, "example/evil:1"},
 		{"no image was looked at", func(f *Facts) { f.Images = 0 }, NotProven, "no image was seen"},
 		{"something could not be found out", func(f *Facts) { f.Unknown = []string{"the images of lab-worker: timeout"} }, NotProven, "timeout"},
+		{"somebody else sent canaries since the last proof", func(f *Facts) {
+			f.Before.Packets[CanaryTCP] += 5
+			f.After.Packets[CanaryTCP] += 5
+		}, NotProven, "between two proofs: somebody else has sent canaries"},
 		{"a counter went back during the run", func(f *Facts) {
 			f.Began = &Reading{Packets: map[Counter]uint64{AllowedAPI: 9}}
 			f.Before.Packets[AllowedAPI], f.After.Packets[AllowedAPI] = 3, 3

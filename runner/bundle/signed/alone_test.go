@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,18 +59,24 @@ func TestAStatementAloneIsRefused(t *testing.T) {
 		trust *Trust
 		want  error
 	}{
-		"unsigned":                     {unsigned, one, ErrUnsigned},
-		"of a stranger":                {alone(t, stranger), one, ErrSignature},
-		"of a stranger too":            {both, one, ErrSignature},
-		"of one where two are needed":  {alone(t, a), &Trust{Threshold: 2, Keys: []TrustedKey{trusted("a", a), trusted("s", stranger)}}, ErrThreshold},
-		"of a key after its time":      {alone(t, a), &Trust{Threshold: 1, Keys: []TrustedKey{{Name: "a", Key: a.Public(), Expires: now.Add(-time.Hour)}}}, ErrThreshold},
-		"that is none":                 {[]byte("{}"), one, ErrEnvelope},
-		"with a line end behind":       {append(alone(t, a), '\n'), one, ErrEnvelope},
-		"larger than anybody reads it": {make([]byte, MaxStatement+1), one, ErrEnvelope},
+		"unsigned":                    {unsigned, one, ErrUnsigned},
+		"of a stranger":               {alone(t, stranger), one, ErrSignature},
+		"of a stranger too":           {both, one, ErrSignature},
+		"of one where two are needed": {alone(t, a), &Trust{Threshold: 2, Keys: []TrustedKey{trusted("a", a), trusted("s", stranger)}}, ErrThreshold},
+		"of a key after its time":     {alone(t, a), &Trust{Threshold: 1, Keys: []TrustedKey{{Name: "a", Key: a.Public(), Expires: now.Add(-time.Hour)}}}, ErrThreshold},
+		"that is none":                {[]byte("{}"), one, ErrEnvelope},
+		"with a line end behind":      {append(alone(t, a), '\n'), one, ErrEnvelope},
 	} {
 		if got, _, err := Open(tt.raw, tt.trust, now); !errors.Is(err, tt.want) || got != nil {
 			t.Errorf("a statement %s: got %q, %v; want %v", name, got, err, tt.want)
 		}
+	}
+}
+
+func TestAStatementThatIsTooLargeIsNotLookedInto(t *testing.T) {
+	_, _, err := Open(make([]byte, MaxStatement+1), TrustKeys(), now)
+	if want := "reading the envelope: 67108865 bytes, want at most 67108864: "; !errors.Is(err, ErrEnvelope) || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
 	}
 }
 

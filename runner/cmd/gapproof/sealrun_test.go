@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -156,9 +157,12 @@ func TestWhatCannotBeAskedIsADoubtBesideWhatCan(t *testing.T) {
 	if err := writeJSON(filepath.Join(dir, specFile), proven(t, asFound).Spec); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, lastFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := s.prove(t.Context(), a)
 	if doubts := strings.Join(r.Doubts, "\n"); r.Verdict != seal.NotProven || r.Facts.Unchecked != "" || !strings.Contains(doubts, "reading the kubeconfig of cluster dev") ||
-		!strings.Contains(doubts, "names.jsonl") {
+		!strings.Contains(doubts, "names.jsonl") || !strings.Contains(doubts, "last.json: unexpected end of JSON input") {
 		t.Errorf("got %s, %s", r.Verdict, doubts)
 	}
 }

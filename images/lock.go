@@ -157,6 +157,15 @@ func DecodeLock(r io.Reader) (*Lock, error) {
 	return &l, nil
 }
 
+// Encode is the lock as lock.json has it: the same lock gives the same bytes.
+func (l *Lock) Encode() ([]byte, error) {
+	raw, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encoding the lock: %w", err)
+	}
+	return append(raw, '\n'), nil
+}
+
 // LayoutDir is the OCI image layout of the lab directory dir.
 func LayoutDir(dir string) string { return filepath.Join(dir, "layout") }
 

@@ -51,6 +51,31 @@ func TestReadLockReturnsWhatWasWritten(t *testing.T) {
 	}
 }
 
+func TestALockIsEncodedInOneForm(t *testing.T) {
+	l, err := DecodeLock(strings.NewReader(sound))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := l.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ReadLock(writeLock(t, string(first)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := again.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(first), string(second)); d != "" {
+		t.Errorf("written, read and written again (-first +second):\n%s", d)
+	}
+	if !strings.HasPrefix(string(first), "{\n  \"version\": 1,\n") || !strings.HasSuffix(string(first), "}\n") {
+		t.Errorf("it is not indented lines with an end:\n%s", first)
+	}
+}
+
 func TestReadLockRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ content, want string }{
 		"a file that is not JSON": {"x", "invalid character"},

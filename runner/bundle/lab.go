@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -250,7 +249,7 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 	if err := l.lock.Validate(); err != nil {
 		return nil, fmt.Errorf("locking what was built: %w", err)
 	}
-	lock, err := json.MarshalIndent(l.lock, "", "  ")
+	lock, err := l.lock.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("locking what was built: %w", err)
 	}
@@ -263,7 +262,7 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 		name string
 		data []byte
 	}{
-		{filepath.Join(l.dir, "lock.json"), append(lock, '\n')},
+		{filepath.Join(l.dir, "lock.json"), lock},
 		{filepath.Join(layout, "index.json"), index},
 		{filepath.Join(layout, "oci-layout"), []byte(layoutVersion)},
 	} {

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -118,6 +120,8 @@ type Cluster struct {
 	Mirror netip.AddrPort `json:"mirror"`
 	// Images are what its mirror serves: the lock's when the cluster was made. The lab may have been built anew since.
 	Images []images.Image `json:"images"`
+	// LockSHA256 is the digest of the lock.json that it was made from, in hexadecimal. Empty in what earlier builds recorded.
+	LockSHA256 string `json:"lockSHA256,omitempty"`
 	// AccessLog is the path of the mirror's access log, which mirror.ReadAccessLog reads.
 	AccessLog string `json:"accessLog"`
 	// Seal is nil for a cluster whose network is not sealed.
@@ -380,10 +384,15 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	lock, err := u.o.Lock.Encode()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(lock)
 	u.made = true
 	u.cluster = &Cluster{
 		Name: u.o.Name, Topology: u.o.Topology, CNI: u.o.CNI, Kubeconfig: u.files.kubeconfig(), Network: objectName(u.o.Name),
-		PodSubnets: podSubnets, Images: u.o.Lock.Images, AccessLog: u.files.accessLog(), Origin: Made,
+		PodSubnets: podSubnets, Images: u.o.Lock.Images, LockSHA256: hex.EncodeToString(sum[:]), AccessLog: u.files.accessLog(), Origin: Made,
 	}
 	var loaded string
 	g, ctx := errgroup.WithContext(ctx)

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/netip"
 	"os"
@@ -77,6 +79,13 @@ func TestANetworkIsClosedBeforeAnythingIsOnIt(t *testing.T) {
 	if diff := cmp.Diff(want, g.seal, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("sealed (-want +got):\n%s", diff)
+	}
+	lock, err := o.Lock.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := sha256.Sum256(lock); u.cluster.LockSHA256 != hex.EncodeToString(sum[:]) {
+		t.Errorf("the cluster is of lock %s, want the digest of lock.json %x", u.cluster.LockSHA256, sum)
 	}
 	if !overlaps(subnet, g.seal.Taken) {
 		t.Errorf("the taken ranges %v lack the network's own %s", g.seal.Taken, subnet)

@@ -39,6 +39,7 @@ import (
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/seal"
 	"github.com/gapproof/gapproof/scenarios"
 	"github.com/gapproof/gapproof/scenarios/catalogue"
 )
@@ -207,12 +208,45 @@ func record(tb testing.TB, dir string) string {
 		sc.Steps = append(sc.Steps, out)
 	}
 	rep.Scenarios = append(rep.Scenarios, sc)
+	spec, found := sealFacts(tb)
+	must(w.Sealed(spec, found))
+	rep.Seal = report.NewSeal(spec.Judge(found))
 	digest, err := w.Close(rep)
 	must(err)
 	if got := rep.Summary(); got.Holes == 0 || got.Inconclusive < 3 || got.Pass == 0 || len(sc.Steps[0].Gaps) == 0 {
 		tb.Fatalf("the run has too little in it: %+v, gaps %v", got, sc.Steps[0].Gaps)
 	}
 	return digest
+}
+
+// sealFacts are those of a sealed network of one node and one pod, which somebody tried to leave. Not every map in them has one order.
+func sealFacts(tb testing.TB) (seal.Spec, seal.Facts) {
+	tb.Helper()
+	spec, err := seal.New("dev", seal.Network{
+		Bridge: "br-lab", Gateway: netip.MustParseAddr("172.30.0.1"), Subnet: netip.MustParsePrefix("172.30.0.0/24"),
+		Mirror: netip.MustParseAddrPort("172.30.0.2:5000"), Sink: netip.MustParseAddrPort("172.30.0.3:53"), API: 6443,
+	}, nil, rand.New(rand.NewPCG(1, 2)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tried := seal.Tried{Source: netip.MustParseAddr("198.18.0.9"), Destination: netip.MustParseAddr("203.0.113.7"), Protocol: seal.TCP, Port: 443, Packets: 1, From: "pod x/a"}
+	f := seal.Facts{
+		Sources: []seal.Expected{{From: "node n1", Kind: seal.NodeSource}, {From: "pod kube-system/metrics", Kind: seal.PodSource}},
+		Began:   &seal.Reading{Packets: map[seal.Counter]uint64{seal.AllowedAPI: 7}, Tried: []seal.Tried{tried}},
+		Last:    seal.Reading{Packets: map[seal.Counter]uint64{seal.AllowedAPI: 5}}, Images: 14,
+		Before: seal.Reading{Packets: map[seal.Counter]uint64{seal.AllowedAPI: 9}}, After: seal.Reading{Packets: map[seal.Counter]uint64{seal.AllowedAPI: 12}},
+	}
+	tried.Packets = 4
+	f.After.Tried = []seal.Tried{tried}
+	for _, s := range f.Sources {
+		sends := spec.Sends(s.Kind)
+		for _, counter := range slices.Sorted(maps.Keys(sends)) {
+			f.Canaries = append(f.Canaries, seal.Canary{From: s.From, Counter: counter, Sent: sends[counter], Counted: sends[counter]})
+			f.After.Packets[counter] += sends[counter]
+		}
+		f.Names = append(f.Names, seal.Name{From: s.From, Name: "canary.invalid", Asked: spec.Sink, Answer: seal.AnswerNoName, Recorded: 1})
+	}
+	return spec, f
 }
 
 // asStored is a policy as the API server of these versions returns it: defaults filled in, the run's label and managed fields added.
@@ -304,8 +338,8 @@ func TestWhatARunWroteVerifies(t *testing.T) {
 	if len(v.Differences) > 0 {
 		t.Errorf("differences: %v", v.Differences)
 	}
-	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 14 || v.WrittenBy != "v0.2.0" {
-		t.Errorf("got %+v, want the digest %s of 14 files", v, digest)
+	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 15 || v.Seal != seal.Sealed || v.WrittenBy != "v0.2.0" {
+		t.Errorf("got %+v, want the digest %s of 15 files", v, digest)
 	}
 }
 
@@ -450,6 +484,15 @@ func TestEditsAreNamed(t *testing.T) {
 		{"a baseline that had failed", resealed(replace(dir+"baseline.jsonl", `"kind":"timedOut"`, `"kind":"replied"`)), dir + "baseline.jsonl: x/c>y/b:UDP/53: baselineFault", ""},
 		{"a label of the world", resealed(replace(dir+"scenario.json", `"app": "a"`, `"app": "z"`)), dir + "plan.json: ", "derived"},
 		{"another kernel", resealed(replace("run.json", `"kernel": "6.18"`, `"kernel": "5.4"`)), "report.json: versions.kernel: stored", ""},
+		{"a canary that was not counted", resealed(replace("seal.json", `"counted": 1`, `"counted": 0`)), "report.json: seal.verdict: stored", `derived "SEAL_NOT_PROVEN"`},
+		{"a packet that got past the gate", resealed(replace("seal.json", `"after": {
+      "packets": {`, `"after": {
+      "packets": {
+        "beyond-forward-ipv6": 1,`)), "report.json: seal.verdict: stored", `derived "LEAKED"`},
+		{"a seal that was not found so", resealed(replace("report.json", `"verdict": "SEALED"`, `"verdict": "LEAKED"`)), "report.json: seal.verdict: stored", `derived "SEALED"`},
+		{"who tried to leave", resealed(replace("report.json", `"from": "pod x/a"`, `"from": "pod x/c"`)), "report.json: seal.tried[0].from: stored", `derived "pod x/a"`},
+		{"the seal's facts that are gone, and the manifest says so", resealed(without("seal.json")), "report.json: seal", ""},
+		{"another rule of the gate", resealed(replace("seal.json", `"sink": "172.30.0.3:53"`, `"sink": "172.30.0.3:053"`)), "seal.json: says something", ""},
 		{"a member that is there twice", resealed(replace("run.json", `"run": "ab12",`, `"run": "zz", "run": "ab12",`)), "run.json: says something", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -675,6 +718,10 @@ func oneOfEachKind(t *testing.T, r *rand.Rand, all fstest.MapFS, f func(name, pa
 	}
 }
 
+// unjudged are the facts of a seal on which no verdict rests, as long as they only differ in what they say: which addresses were sealed, where canaries
+// and names went by name, and counters that may grow between two readings.
+var unjudged = regexp.MustCompile(`\.spec\.|\.packets\.(all|allowed|note|tried|link)-|\.names\[\d+\]\.(name|asked)$|\.began\.tried\[\d+\]\.from$`)
+
 // lineEdits are ways to change a file that do not look at what it says. Each returns nil where the file is too short for it.
 var lineEdits = map[string]func(r *rand.Rand, b []byte) []byte{
 	"a bit flipped": func(r *rand.Rand, b []byte) []byte {
@@ -746,6 +793,7 @@ func TestAnEditOfEveryFileIsFound(t *testing.T) {
 			switch base := filepath.Base(name); {
 			case err != nil || len(v.Differences) > 0:
 			case strings.HasPrefix(base, "facts"), base == "scenario.json": // labels and addresses that nothing asks for
+			case base == "seal.json" && (what == "a bit flipped" || what == "two lines exchanged"): // addresses, or sources that sent the same
 			case what == "a bit flipped" && strings.HasSuffix(base, "s.jsonl"), what == "a bit flipped" && base == "baseline.jsonl":
 			default:
 				t.Errorf("%s, %s, the manifest made anew: nothing was found", name, what)
@@ -785,6 +833,10 @@ func TestConclusionsAreFoundEvenUnderANewManifest(t *testing.T) {
 		}
 		missed[base]++
 		switch base {
+		case "seal.json":
+			if !unjudged.MatchString(path) {
+				t.Errorf("%s %s was changed, the manifest made anew, and nothing was found", name, path)
+			}
 		case "baseline.jsonl", "observations.jsonl", "facts.json", "facts-004.json", "scenario.json": // what passed in an earlier round, labels that no policy asks for
 		case "policies.jsonl", "clusterpolicies.jsonl":
 			if !strings.Contains(path, ".metadata.") && !strings.Contains(path, ".status.") { // the API server's own additions

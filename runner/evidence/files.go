@@ -12,6 +12,7 @@ import (
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/seal"
 	"github.com/gapproof/gapproof/scenarios"
 )
 
@@ -20,6 +21,7 @@ const (
 	APIVersion   = "gapproof.dev/v1alpha1"
 	ManifestKind = "EvidenceManifest"
 	RunKind      = "EvidenceRun"
+	SealKind     = "EvidenceSeal"
 )
 
 // The names of files; those of a scenario are in its own folder.
@@ -28,6 +30,7 @@ const (
 	runFile          = "run.json"
 	notesFile        = "notes.json"
 	reportFile       = "report.json"
+	sealFile         = "seal.json"
 	scenarioFile     = "scenario.json"
 	factsFile        = "facts.json"
 	baselineFile     = "baseline.jsonl"
@@ -90,6 +93,14 @@ type Run struct {
 	Scenarios []Ended `json:"scenarios"`
 	// Skipped are the scenarios that the cluster lacks something for; they come before the others in the report and have no folder.
 	Skipped []report.Scenario `json:"skipped,omitempty"`
+}
+
+// Seal is what was found when the seal of the run's cluster was put to the proof after the run.
+type Seal struct {
+	APIVersion string     `json:"apiVersion"`
+	Kind       string     `json:"kind"`
+	Spec       seal.Spec  `json:"spec"`
+	Facts      seal.Facts `json:"facts"`
 }
 
 // Options are those of a run that its conclusions depend on.

@@ -56,11 +56,11 @@ func ReadReport(dir fs.FS) (*report.Report, error) {
 // a [*FormatError].
 func Rebuild(dir fs.FS) (*report.Report, error) {
 	r := reader{dir: dir}
-	run, all, err := r.all()
+	run, sealed, all, err := r.all()
 	if err != nil {
 		return nil, err
 	}
-	return rebuild(run, all), nil
+	return rebuild(run, sealed, all), nil
 }
 
 // record is everything of one scenario: what was read, and the plan that follows from it.
@@ -78,7 +78,7 @@ type record struct {
 	rounds [][]compare.Round
 }
 
-func rebuild(run Run, all []record) *report.Report {
+func rebuild(run Run, sealed *Seal, all []record) *report.Report {
 	rep := &report.Report{Run: run.Run, Started: run.Started, Took: run.Took, Level: run.Level, LevelReason: run.LevelReason, Versions: run.Versions}
 	rep.Scenarios = append(rep.Scenarios, run.Skipped...)
 	for i, rec := range all {
@@ -93,6 +93,9 @@ func rebuild(run Run, all []record) *report.Report {
 		rep.Scenarios = append(rep.Scenarios, sc)
 	}
 	rep.Explain(run.Baseline)
+	if sealed != nil {
+		rep.Seal = report.NewSeal(sealed.Spec.Judge(sealed.Facts))
+	}
 	return rep
 }
 
@@ -116,27 +119,45 @@ type reader struct {
 	strange []Difference
 }
 
-// all reads the run and its scenarios, and checks that they fit together as far as rebuilding needs it.
-func (r *reader) all() (Run, []record, error) {
+// all reads the run, its seal if it has one and its scenarios, and checks that they fit together as far as rebuilding needs it.
+func (r *reader) all() (Run, *Seal, []record, error) {
 	var run Run
 	if err := r.document(runFile, &run); err != nil {
-		return run, nil, err
+		return run, nil, nil, err
 	}
 	if run.APIVersion != APIVersion || run.Kind != RunKind {
-		return run, nil, &FormatError{runFile, 1, fmt.Errorf("it is %s %s, want %s %s", run.APIVersion, run.Kind, APIVersion, RunKind)}
+		return run, nil, nil, &FormatError{runFile, 1, fmt.Errorf("it is %s %s, want %s %s", run.APIVersion, run.Kind, APIVersion, RunKind)}
+	}
+	sealed, err := r.seal()
+	if err != nil {
+		return run, nil, nil, err
 	}
 	var all []record
 	for i, ended := range run.Scenarios {
 		rec, err := r.scenario(run, folder(i, ended.Name))
 		if err != nil {
-			return run, nil, err
+			return run, nil, nil, err
 		}
 		if len(ended.Steps) != len(rec.steps) {
-			return run, nil, &FormatError{runFile, 1, fmt.Errorf("scenarios[%d].steps: %d entries, but %s has %d", i, len(ended.Steps), rec.folder+"/"+stepsFile, len(rec.steps))}
+			return run, nil, nil, &FormatError{runFile, 1, fmt.Errorf("scenarios[%d].steps: %d entries, but %s has %d", i, len(ended.Steps), rec.folder+"/"+stepsFile, len(rec.steps))}
 		}
 		all = append(all, rec)
 	}
-	return run, all, nil
+	return run, sealed, all, nil
+}
+
+// seal reads what the seal was put to the proof with; nil where it was not. The report tells when the file has been taken away.
+func (r *reader) seal() (*Seal, error) {
+	var s Seal
+	switch err := r.document(sealFile, &s); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case s.APIVersion != APIVersion || s.Kind != SealKind:
+		return nil, &FormatError{sealFile, 1, fmt.Errorf("it is %s %s, want %s %s", s.APIVersion, s.Kind, APIVersion, SealKind)}
+	}
+	return &s, nil
 }
 
 func (r *reader) scenario(run Run, folder string) (record, error) {

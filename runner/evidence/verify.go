@@ -17,6 +17,7 @@ import (
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/seal"
 )
 
 // Difference is one thing in a directory that is not as the rest of it says.
@@ -50,6 +51,8 @@ type Verification struct {
 	WrittenBy string
 	// Files, Scenarios and Judgements count what was held against each other.
 	Files, Scenarios, Judgements int
+	// Seal is the verdict that follows from what was found of the seal; empty where there is none.
+	Seal seal.Verdict
 	// Differences are all that were found; none means that every conclusion follows from the evidence.
 	Differences []Difference
 }
@@ -63,7 +66,7 @@ func Verify(dir fs.FS) (*Verification, error) {
 		return &v.Verification, err
 	}
 	r := reader{dir: dir}
-	run, all, err := r.all()
+	run, sealed, all, err := r.all()
 	v.Differences = append(v.Differences, r.strange...)
 	v.WrittenBy = run.Versions.Gapproof
 	var missing *fs.PathError
@@ -74,13 +77,13 @@ func Verify(dir fs.FS) (*Verification, error) {
 	case err != nil:
 		return &v.Verification, err
 	}
-	v.unknown(all)
+	v.unknown(sealed, all)
 	for _, rec := range all {
 		v.facts(rec)
 		v.policies(rec)
 		v.clusterPolicies(rec)
 	}
-	if err := v.conclusions(run, all); err != nil {
+	if err := v.conclusions(run, sealed, all); err != nil {
 		return &v.Verification, err
 	}
 	return &v.Verification, nil
@@ -187,8 +190,11 @@ func (v *verifier) missing(name string) {
 }
 
 // unknown tells of listed files that nothing is read from: they would be evidence of nothing under a good manifest.
-func (v *verifier) unknown(all []record) {
+func (v *verifier) unknown(sealed *Seal, all []record) {
 	known := []string{runFile, notesFile, reportFile}
+	if sealed != nil {
+		known = append(known, sealFile)
+	}
 	for _, rec := range all {
 		for _, name := range []string{
 			scenarioFile, factsFile, baselineFile, policiesFile, clusterPoliciesFile, stepsFile, observationsFile, planFile, attemptsFile,
@@ -265,8 +271,11 @@ func (v *verifier) attempt(file string, line int, a plan.Planned, o probes.Obser
 }
 
 // conclusions makes every derived file again and holds the stored one against it.
-func (v *verifier) conclusions(run Run, all []record) error {
-	rep := rebuild(run, all)
+func (v *verifier) conclusions(run Run, sealed *Seal, all []record) error {
+	rep := rebuild(run, sealed, all)
+	if rep.Seal != nil {
+		v.Seal = rep.Seal.Verdict
+	}
 	v.Scenarios = len(rep.Scenarios)
 	for i, rec := range all {
 		var log bytes.Buffer

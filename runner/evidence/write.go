@@ -22,13 +22,14 @@ import (
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/seal"
 )
 
 // ErrNotEmpty reports a directory that holds something already: evidence of two runs in one place would be evidence of neither.
 var ErrNotEmpty = errors.New("directory is not empty")
 
 // Writer writes the evidence of one run into a directory. Its methods are called from one goroutine at a time, in the order of the run:
-// Planned once per scenario, then Accepted and Observed for its steps, Close at the end.
+// Planned once per scenario, then Accepted and Observed for its steps, Sealed if its cluster is, Close at the end.
 type Writer struct {
 	dir     string
 	options Options
@@ -135,6 +136,11 @@ func (w *Writer) Observed(s report.Step, rounds []compare.Round) error {
 	writeAttempts(w.open[attemptsFile], w.plan.Name, w.plan, w.step, s.Judgements, rounds)
 	w.step++
 	return w.flush()
+}
+
+// Sealed keeps what the seal of the run's cluster was put to the proof with, at most once. The report that Close takes must have what it comes to.
+func (w *Writer) Sealed(s seal.Spec, f seal.Facts) error {
+	return w.document(sealFile, Seal{APIVersion, SealKind, s, f})
 }
 
 // Close writes what is known at the end, r among it, and the manifest, whose SHA-256 it returns in hexadecimal. The scenarios of r are

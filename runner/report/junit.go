@@ -61,18 +61,24 @@ type (
 	}
 )
 
-// RenderJUnit writes r for CI systems: a suite per scenario, worst first, and in it a case per attempt and step. A hole or a break is
-// a failure, what could not be told an error, so that neither is green. The options are not used. The error is that of writing.
+// RenderJUnit writes r for CI systems: a suite per scenario, worst first, and in it a case per attempt and step; then one for the seal, if there is
+// any. A hole, a break or a leak is a failure, what could not be told an error, so that none is green. The options are not used. The error is that of writing.
 func RenderJUnit(w io.Writer, r *Report, _ Options) error {
 	root := junitSuites{Name: "gapproof", Time: seconds(r.Took)}
+	var suites []junitSuite
 	for _, s := range r.bySeverity() {
-		suite := junitScenario(r, s)
+		suites = append(suites, junitScenario(r, s))
+	}
+	if r.Seal != nil {
+		suites = append(suites, junitSeal(r))
+	}
+	for _, suite := range suites {
 		root.Tests += suite.Tests
 		root.Failures += suite.Failures
 		root.Errors += suite.Errors
 		root.Skipped += suite.Skipped
-		root.Suites = append(root.Suites, suite)
 	}
+	root.Suites = suites
 	body, err := xml.MarshalIndent(root, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing a JUnit report: %w", err)
@@ -84,10 +90,7 @@ func RenderJUnit(w io.Writer, r *Report, _ Options) error {
 }
 
 func junitScenario(r *Report, s *Scenario) junitSuite {
-	suite := junitSuite{Name: s.Name, Time: seconds(s.Took), File: s.File}
-	if !r.Started.IsZero() {
-		suite.Timestamp = r.Started.UTC().Format("2006-01-02T15:04:05") // the schema has no zone; UTC
-	}
+	suite := junitSuite{Name: s.Name, Time: seconds(s.Took), Timestamp: r.junitTime(), File: s.File}
 	v := r.Versions
 	for _, p := range []junitProperty{
 		{"title", s.Title}, {"run", r.Run}, {"gapproof", v.Gapproof}, {"kubernetes", v.Kubernetes}, {"cni", v.CNI},
@@ -114,6 +117,14 @@ func junitScenario(r *Report, s *Scenario) junitSuite {
 		suite.add(junitCase{Name: whole, Class: s.Name, Time: seconds(s.Took), File: s.File, Error: problem})
 	}
 	return suite
+}
+
+// junitTime is when the run began, in UTC, as the schema has no zone; empty when that is not known.
+func (r *Report) junitTime() string {
+	if r.Started.IsZero() {
+		return ""
+	}
+	return r.Started.UTC().Format("2006-01-02T15:04:05")
 }
 
 // junitFault is the error of a scenario that its attempts do not tell of: a fault, or nothing tried at all.

@@ -45,6 +45,7 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 			p.markdownFinding(f)
 		}
 	}
+	p.markdownSeal(r.Seal)
 	if len(r.Stale) > 0 {
 		p.line("")
 		p.line("### STALE: differences of the baseline that did not show: take them out")

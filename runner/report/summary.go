@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/seal"
 )
 
 // Summary counts a whole report.
@@ -13,6 +14,8 @@ type Summary struct {
 	compare.Tally
 	// Scenarios by result; their sum is the number of scenarios.
 	Scenarios ScenarioTally `json:"scenarios"`
+	// Seal is the verdict of the proof of the lab's seal; empty without one.
+	Seal seal.Verdict `json:"seal,omitempty"`
 	// Result is the worst result of all: fail, inconclusive, known, pass; skipped when every scenario was, for want of something in the cluster.
 	Result compare.Result `json:"result"`
 	// ExitCode is what a command that shows this report ends with.
@@ -28,9 +31,25 @@ type ScenarioTally struct {
 	Known        int `json:"known"`
 }
 
-// Summary counts the report. A scenario that could not be carried out to its end is inconclusive unless it failed, and so is a
-// run in which nothing was judged, unless every scenario says why it was skipped: what a cluster does not have, it does not break.
+// Summary counts the report. A network that leaked fails it, and a seal that is not proven leaves it inconclusive where nothing is worse.
 func (r *Report) Summary() Summary {
+	s := r.promises()
+	if r.Seal == nil {
+		return s
+	}
+	s.Seal = r.Seal.Verdict
+	switch sealed := r.Seal.result(); {
+	case sealed == compare.Fail:
+		s.Result, s.ExitCode = compare.Fail, compare.ExitFail
+	case sealed == compare.Inconclusive && s.ExitCode == compare.ExitPass:
+		s.Result, s.ExitCode = compare.Inconclusive, compare.ExitInconclusive
+	}
+	return s
+}
+
+// promises counts the scenarios. One that could not be carried out to its end is inconclusive unless it failed, and so is a
+// run in which nothing was judged, unless every scenario says why it was skipped: what a cluster does not have, it does not break.
+func (r *Report) promises() Summary {
 	var s Summary
 	for i := range r.Scenarios {
 		s.Tally = s.Tally.Add(r.Scenarios[i].Tally())
@@ -117,7 +136,16 @@ func (s *Scenario) severity() int {
 	}
 }
 
-// exitWords says what an exit code means.
+// exitWords says what the report's exit code means.
+func (r *Report) exitWords() string {
+	words := r.promises().exitWords()
+	if r.Seal == nil || r.Seal.Verdict == seal.Sealed {
+		return words
+	}
+	return r.Seal.meaning() + "; " + words
+}
+
+// exitWords says what an exit code means that promises alone lead to.
 func (s Summary) exitWords() string {
 	if s.Result == compare.Skipped {
 		return "every scenario was skipped, nothing was judged"

@@ -22,6 +22,7 @@ func RenderTable(w io.Writer, r *Report, o Options) error {
 	p.stale(r)
 	p.gaps(r)
 	p.notes(r)
+	p.seal(r.Seal)
 	p.result(r)
 	if _, err := w.Write(p.Bytes()); err != nil {
 		return fmt.Errorf("writing a report: %w", err)
@@ -269,7 +270,7 @@ func (p *page) result(r *Report) {
 	parts := p.plainSpans(append(tallyWords(s.Tally), scenarioWords(s.Scenarios), p.took(r.Took))...)
 	parts[0].text, parts[0].width = word.text+" "+parts[0].text, word.width+1+parts[0].width
 	p.flow("", p.sym.separator, parts...)
-	p.line(p.styled(faint, fmt.Sprintf("exit code %d: %s", s.ExitCode, s.exitWords())))
+	p.line(p.styled(faint, fmt.Sprintf("exit code %d: %s", s.ExitCode, r.exitWords())))
 }
 
 // scenarioWords is "12 scenarios: 1 fail, 11 pass".

@@ -24,6 +24,8 @@ type Report struct {
 	// Baseline is what failures were held against, if anything; Stale are those of its differences that did not show.
 	Baseline *Baseline    `json:"baseline,omitempty"`
 	Stale    []Difference `json:"stale,omitempty"`
+	// Seal is nil for a run on a cluster that is not sealed, or of which nobody asked.
+	Seal *Seal `json:"seal,omitempty"`
 }
 
 // Versions says what was tested with what.

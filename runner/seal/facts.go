@@ -1,20 +1,27 @@
 package seal
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
 
 // Facts are what was found when a seal was put to the proof. Nothing in them is a judgement.
 type Facts struct {
+	// Unchecked says why the seal was not put to the proof at all; all else is empty then.
+	Unchecked string `json:"unchecked,omitempty"`
+	// Sources are those from which canaries must have come: every node and a pod.
+	Sources []Expected `json:"sources"`
 	// Rules are the ways in which the kernel's table is not the one the Spec describes.
 	Rules []string `json:"rules,omitempty"`
 	// Masquerades are rules that would give the lab's packets an address of this host if they got past the gate.
 	Masquerades []string `json:"masquerades,omitempty"`
 	// Last is the reading that the proof before this one ended with, Before the one this one began with and After the one it ended with.
-	Last   Reading `json:"last"`
-	Before Reading `json:"before"`
-	After  Reading `json:"after"`
+	// Began is the reading that the run began with whose proof this is; nil for one that stands alone.
+	Began  *Reading `json:"began,omitempty"`
+	Last   Reading  `json:"last"`
+	Before Reading  `json:"before"`
+	After  Reading  `json:"after"`
 	// Canaries and Names are what was sent on purpose.
 	Canaries []Canary `json:"canaries"`
 	Names    []Name   `json:"names"`
@@ -107,10 +114,33 @@ const (
 	PodSource
 )
 
+// kindNames are the kinds as files have them.
+var kindNames = map[Kind]string{NodeSource: "node", PodSource: "pod"}
+
+// MarshalText is "node" or "pod"; the zero value is an error.
+func (k Kind) MarshalText() ([]byte, error) {
+	name, ok := kindNames[k]
+	if !ok {
+		return nil, fmt.Errorf("writing the kind of a source: %d is none", k)
+	}
+	return []byte(name), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (k *Kind) UnmarshalText(text []byte) error {
+	for kind, name := range kindNames {
+		if name == string(text) {
+			*k = kind
+			return nil
+		}
+	}
+	return fmt.Errorf("reading the kind of a source: %q is not node or pod", text)
+}
+
 // Expected is one source that a proof must have heard of.
 type Expected struct {
-	From string
-	Kind Kind
+	From string `json:"from"`
+	Kind Kind   `json:"kind"`
 }
 
 // Images compares what nodes have with the digests that are locked. closed is every digest the lock reaches: indexes, manifests and configs.

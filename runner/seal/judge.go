@@ -27,12 +27,17 @@ type Proof struct {
 	Facts  Facts    `json:"facts"`
 }
 
-// Judge makes a proof of facts. expected are the sources from which canaries must have come.
-func (s Spec) Judge(f Facts, expected []Expected) Proof {
+// Judge makes a proof of facts. The same facts give the same proof, so that whoever has them can judge again.
+func (s Spec) Judge(f Facts) Proof {
 	p := Proof{Verdict: Sealed, Facts: f}
+	if f.Unchecked != "" {
+		p.doubt("not checked: %s", f.Unchecked)
+		p.Verdict = NotProven
+		return p
+	}
 	p.judgeRules(s)
-	p.judgeCanaries(s, expected)
-	p.judgeNames(expected)
+	p.judgeCanaries(s)
+	p.judgeNames()
 	for _, i := range f.Foreign {
 		p.leak("image %s on node %s is not in the lock: %s", i.Reference, i.Node, i.Digest)
 	}
@@ -67,7 +72,13 @@ func (p *Proof) judgeRules(s Spec) {
 	for _, m := range f.Masquerades {
 		p.doubt("masquerading is on: %s", m)
 	}
-	for _, b := range s.Backwards(f.Last, f.Before) {
+	backwards := s.Backwards(f.Last, f.Before)
+	if f.Began != nil {
+		backwards = append(backwards, s.fallen(*f.Began, f.Before)...) // another proof may have sent canaries meanwhile
+		slices.Sort(backwards)
+		backwards = slices.Compact(backwards)
+	}
+	for _, b := range backwards {
 		p.doubt("%s", b)
 	}
 	for _, c := range []Counter{BeyondForward4, BeyondForward6, BeyondInput4, BeyondInput6} {
@@ -98,11 +109,11 @@ func (s Spec) isCanary(c Counter) bool {
 }
 
 // judgeCanaries holds every source's canaries against those it must have sent.
-func (p *Proof) judgeCanaries(s Spec, expected []Expected) {
-	if len(expected) == 0 {
+func (p *Proof) judgeCanaries(s Spec) {
+	if len(p.Facts.Sources) == 0 {
 		p.doubt("no source sent canaries")
 	}
-	for _, e := range expected {
+	for _, e := range p.Facts.Sources {
 		want := s.Sends(e.Kind)
 		for _, r := range s.canaries() { // in the order of the rules, so that a report reads the same every time
 			n, asked := want[r.Counter]
@@ -133,8 +144,8 @@ func (p *Proof) judgeCanaries(s Spec, expected []Expected) {
 }
 
 // judgeNames holds that every name that was asked for came to the sink, once, and got no address.
-func (p *Proof) judgeNames(expected []Expected) {
-	for _, e := range expected {
+func (p *Proof) judgeNames() {
+	for _, e := range p.Facts.Sources {
 		if !slices.ContainsFunc(p.Facts.Names, func(n Name) bool { return n.From == e.From }) {
 			p.doubt("%s asked for no name", e.From)
 		}
@@ -155,5 +166,11 @@ func (p *Proof) judgeNames(expected []Expected) {
 	}
 }
 
-// Tried is what was dropped during this proof's time and since the last one: the packets of somebody who tried to leave the lab and could not.
-func (p Proof) Tried() []Tried { return p.Facts.After.Since(p.Facts.Last) }
+// Tried is what was dropped since the run began whose proof this is, or else since the last proof: the packets of somebody who tried to leave the
+// lab and could not.
+func (p Proof) Tried() []Tried {
+	if p.Facts.Began != nil {
+		return p.Facts.After.Since(*p.Facts.Began)
+	}
+	return p.Facts.After.Since(p.Facts.Last)
+}

@@ -38,7 +38,7 @@ func expected() []Expected { return []Expected{{node, NodeSource}, {pod, PodSour
 func sealed(s Spec) Facts {
 	f := Facts{
 		Last: Reading{Packets: map[Counter]uint64{}}, Before: Reading{Packets: map[Counter]uint64{}}, After: Reading{Packets: map[Counter]uint64{}},
-		Images: 14,
+		Images: 14, Sources: expected(),
 	}
 	for _, e := range expected() {
 		for counter, n := range s.Sends(e.Kind) {
@@ -93,12 +93,27 @@ func TestTheVerdictOfEveryFact(t *testing.T) {
 		{"an image that is not in the lock", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1"}} }, Leaked, "example/evil:1"},
 		{"no image was looked at", func(f *Facts) { f.Images = 0 }, NotProven, "no image was seen"},
 		{"something could not be found out", func(f *Facts) { f.Unknown = []string{"the images of lab-worker: timeout"} }, NotProven, "timeout"},
+		{"somebody else sent canaries since the last proof", func(f *Facts) {
+			f.Before.Packets[CanaryTCP] += 5
+			f.After.Packets[CanaryTCP] += 5
+		}, NotProven, "between two proofs: somebody else has sent canaries"},
+		{"a counter went back during the run", func(f *Facts) {
+			f.Began = &Reading{Packets: map[Counter]uint64{AllowedAPI: 9}}
+			f.Before.Packets[AllowedAPI], f.After.Packets[AllowedAPI] = 3, 3
+		}, NotProven, "went back from 9 to 3"},
+		{"another proof was made during the run", func(f *Facts) {
+			f.Began = &Reading{}
+			for _, r := range []*Reading{&f.Last, &f.Before, &f.After} {
+				r.Packets[CanaryTCP] += 5
+			}
+		}, Sealed, ""},
+		{"it was not put to the proof", func(f *Facts) { *f = Facts{Unchecked: "this needs root"} }, NotProven, "not checked: this needs root"},
 		{"a leak outranks a doubt", func(f *Facts) { f.Images, f.After.Packets[BeyondForward4] = 0, 1 }, Leaked, "got past the gate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := sealed(s)
 			tt.edit(&f)
-			p := s.Judge(f, expected())
+			p := s.Judge(f)
 			if p.Verdict != tt.want {
 				t.Errorf("want %s, got %s: leaks %q, doubts %q", tt.want, p.Verdict, p.Leaks, p.Doubts)
 			}
@@ -111,7 +126,7 @@ func TestTheVerdictOfEveryFact(t *testing.T) {
 
 func TestNobodyExpectedIsNoProof(t *testing.T) {
 	s := spec(t)
-	if got := s.Judge(Facts{Images: 1}, nil).Verdict; got != NotProven {
+	if got := s.Judge(Facts{Images: 1}).Verdict; got != NotProven {
 		t.Errorf("without any source: %s, want %s", got, NotProven)
 	}
 }

@@ -37,7 +37,11 @@ func (t Tried) String() string {
 	if t.Port != 0 {
 		to = netip.AddrPortFrom(t.Destination, t.Port).String()
 	}
-	return fmt.Sprintf("%s → %s %s, %d packets", from, to, t.Protocol, t.Packets)
+	packets := "packets"
+	if t.Packets == 1 {
+		packets = "packet"
+	}
+	return fmt.Sprintf("%s → %s %s, %d %s", from, to, t.Protocol, t.Packets, packets)
 }
 
 // String is the protocol's name, or its number where it has none here.
@@ -137,19 +141,22 @@ func (s Spec) Balance(r Reading) error {
 // Backwards says which counters are below what they were, or, for canaries, not what they were: only a proof sends canaries, and each leaves
 // its reading behind.
 func (s Spec) Backwards(last, now Reading) []string {
-	canary := map[Counter]bool{}
+	out := s.fallen(last, now)
 	for _, r := range s.canaries() {
-		canary[r.Counter] = true
+		if was, is := last.Packets[r.Counter], now.Packets[r.Counter]; is > was {
+			out = append(out, fmt.Sprintf("counter %s went from %d to %d between two proofs: somebody else has sent canaries", r.Counter, was, is))
+		}
 	}
+	return out
+}
+
+// fallen says which counters are below what they were.
+func (s Spec) fallen(earlier, now Reading) []string {
 	var out []string
 	for _, c := range s.Chains() {
 		for _, r := range c.Rules {
-			was, is := last.Packets[r.Counter], now.Packets[r.Counter]
-			switch {
-			case is < was:
+			if was, is := earlier.Packets[r.Counter], now.Packets[r.Counter]; is < was {
 				out = append(out, fmt.Sprintf("counter %s went back from %d to %d: it was reset, or the rule was made anew", r.Counter, was, is))
-			case canary[r.Counter] && is != was:
-				out = append(out, fmt.Sprintf("counter %s went from %d to %d between two proofs: somebody else has sent canaries", r.Counter, was, is))
 			}
 		}
 	}

@@ -1,7 +1,8 @@
 // Package signed is the file that is carried across the gap: one reproducible tar whose first entry is a signed list of all others.
 //
 // [Write] makes a bundle of [Source]s, [AddSignatures] signs one that was made before, [Read] verifies one and hands over its entries as they
-// stream by. Who may sign is a [Trust], read with [ParseTrust] or made from keys; keys come from [GenerateKey] and [ParsePrivateKey].
+// stream by. [Sign], [Countersign] and [Open] do the same for one statement that stands alone. Who may sign is a [Trust], read with [ParseTrust] or
+// made from keys; keys come from [GenerateKey] and [ParsePrivateKey].
 //
 // The first entry, envelope.json, is a DSSE envelope (https://github.com/secure-systems-lab/dsse) around an in-toto statement
 // (https://github.com/in-toto/attestation), so that stock verifiers accept it. Its predicate lists every other entry by name, size and

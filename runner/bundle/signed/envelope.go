@@ -13,8 +13,11 @@ import (
 
 // Errors about envelopes, which callers tell apart.
 var (
-	// ErrUnsigned reports a bundle without any signature.
-	ErrUnsigned = errors.New("bundle is not signed")
+	// ErrUnsigned reports an envelope without any signature.
+	ErrUnsigned = errors.New("it is not signed")
+	// ErrEnvelope reports bytes that are no envelope around an in-toto statement in the one form in which this package writes it. A bundle's
+	// matches [ErrContent] too.
+	ErrEnvelope = errors.New("not an envelope as gapproof writes it")
 	// ErrSignature reports a signature that does not verify, or is of a key that is not trusted. There is no falling back to another one.
 	ErrSignature = errors.New("signature is not valid")
 	// ErrThreshold reports too few signatures of keys that have not expired.
@@ -39,11 +42,58 @@ func seal(s *Statement, keys []*PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the statement: %w", err)
 	}
+	return envelope(payload, keys, maxEnvelope)
+}
+
+// MaxStatement is how large an envelope of [Sign] may be in bytes: a seal's statement lists up to some hundred thousand packets.
+const MaxStatement = 64 << 20
+
+// Sign puts an in-toto statement into an envelope with signatures of keys, in the order of keys. Without any key it is an error.
+func Sign(statement []byte, keys []*PrivateKey) ([]byte, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("signing: no key was given")
+	}
+	return envelope(statement, keys, MaxStatement)
+}
+
+// Countersign adds signatures of keys to an envelope of [Sign]. Those that it has are kept and not verified: whoever relies on them verifies
+// them. It returns the statement too, so that the caller can look at what is being signed. The error matches [ErrEnvelope] where raw is none.
+func Countersign(raw []byte, keys []*PrivateKey) (envelope, statement []byte, err error) {
+	e, statement, err := openEnvelope(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := addSignatures(e, statement, keys); err != nil {
+		return nil, nil, err
+	}
+	envelope, err = encodeEnvelope(e, MaxStatement)
+	return envelope, statement, err
+}
+
+// Open verifies an envelope of [Sign] and returns its statement and the names of the trusted keys whose signatures counted. What kind of
+// statement it is, the caller must look at: keys that sign bundles sign others too. now is held against the expiry of keys. The error matches
+// [ErrEnvelope], [ErrUnsigned], [ErrSignature] or [ErrThreshold].
+func Open(raw []byte, t *Trust, now time.Time) (statement []byte, signers []string, err error) {
+	if len(raw) > MaxStatement {
+		return nil, nil, fmt.Errorf("reading the envelope: %d bytes, want at most %d: %w", len(raw), MaxStatement, ErrEnvelope)
+	}
+	e, statement, err := openEnvelope(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	if signers, err = t.verify(e, statement, now); err != nil {
+		return nil, nil, fmt.Errorf("verifying the statement: %w", err)
+	}
+	return statement, signers, nil
+}
+
+// envelope makes an envelope of at most limit bytes.
+func envelope(payload []byte, keys []*PrivateKey, limit int) ([]byte, error) {
 	e := &dsse.Envelope{PayloadType: PayloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []dsse.Signature{}}
 	if err := addSignatures(e, payload, keys); err != nil {
 		return nil, err
 	}
-	return encodeEnvelope(e)
+	return encodeEnvelope(e, limit)
 }
 
 // addSignatures signs with every key that has not signed yet.
@@ -63,13 +113,13 @@ func addSignatures(e *dsse.Envelope, payload []byte, keys []*PrivateKey) error {
 	return nil
 }
 
-func encodeEnvelope(e *dsse.Envelope) ([]byte, error) {
+func encodeEnvelope(e *dsse.Envelope, limit int) ([]byte, error) {
 	raw, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the envelope: %w", err)
 	}
-	if len(raw) > maxEnvelope {
-		return nil, fmt.Errorf("encoding the envelope: %d bytes, at most %d are read", len(raw), maxEnvelope)
+	if len(raw) > limit {
+		return nil, fmt.Errorf("encoding the envelope: %d bytes, at most %d are read", len(raw), limit)
 	}
 	return raw, nil
 }
@@ -78,13 +128,13 @@ func encodeEnvelope(e *dsse.Envelope) ([]byte, error) {
 func openEnvelope(raw []byte) (e *dsse.Envelope, payload []byte, err error) {
 	e = &dsse.Envelope{}
 	if err := decodeStrict(raw, e); err != nil {
-		return nil, nil, fmt.Errorf("reading the envelope: %w: %w", ErrContent, err)
+		return nil, nil, fmt.Errorf("reading the envelope: %w: %w", ErrEnvelope, err)
 	}
 	if e.PayloadType != PayloadType {
-		return nil, nil, fmt.Errorf("reading the envelope: payloadType is %q, want %q: %w", e.PayloadType, PayloadType, ErrContent)
+		return nil, nil, fmt.Errorf("reading the envelope: payloadType is %q, want %q: %w", e.PayloadType, PayloadType, ErrEnvelope)
 	}
 	if payload, err = decodeBase64(e.Payload); err != nil {
-		return nil, nil, fmt.Errorf("reading the envelope: payload: %w: %w", ErrContent, err)
+		return nil, nil, fmt.Errorf("reading the envelope: payload: %w: %w", ErrEnvelope, err)
 	}
 	return e, payload, nil
 }

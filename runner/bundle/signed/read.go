@@ -41,7 +41,7 @@ func Read(ctx context.Context, bundle io.Reader, o ReadOptions, each func(Entry,
 	}
 	e, payload, err := openEnvelope(raw)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrContent, err)
 	}
 	var result Result
 	if o.Trust != nil {

@@ -409,7 +409,7 @@ func resigned(tb testing.TB, k *PrivateKey, change func(*Statement)) []byte {
 	if err := addSignatures(e, payload, []*PrivateKey{k}); err != nil {
 		tb.Fatal(err)
 	}
-	if envelope, err = encodeEnvelope(e); err != nil {
+	if envelope, err = encodeEnvelope(e, maxEnvelope); err != nil {
 		tb.Fatal(err)
 	}
 	var b bytes.Buffer
@@ -439,7 +439,7 @@ func TestARefusalNamesWhatIsWrong(t *testing.T) {
 		last  uint64
 		want  string
 	}{
-		"unsigned with a key": {raw: none, want: "verifying the bundle: bundle is not signed"},
+		"unsigned with a key": {raw: none, want: "verifying the bundle: it is not signed"},
 		"a bad signature":     {raw: forged, want: "verifying the bundle: signatures[0] of key release: signature is not valid"},
 		"an expired key": {raw: good, trust: &Trust{Threshold: 1, Keys: []TrustedKey{{Name: "release", Expires: now, Key: k.Public()}}},
 			want: "verifying the bundle: 0 of 1 needed; key release expired on 2026-11-01: too few signatures"},

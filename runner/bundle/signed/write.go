@@ -173,7 +173,7 @@ func AddSignatures(ctx context.Context, w io.Writer, bundle io.Reader, keys []*P
 	}
 	e, payload, err := openEnvelope(raw)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrContent, err)
 	}
 	s, err := openStatement(payload)
 	if err != nil {
@@ -182,7 +182,7 @@ func AddSignatures(ctx context.Context, w io.Writer, bundle io.Reader, keys []*P
 	if err := addSignatures(e, payload, keys); err != nil {
 		return nil, err
 	}
-	if raw, err = encodeEnvelope(e); err != nil {
+	if raw, err = encodeEnvelope(e, maxEnvelope); err != nil {
 		return nil, err
 	}
 	if err := writeEntry(w, envelopeEntry(raw), bytes.NewReader(raw)); err != nil {

@@ -239,9 +239,22 @@ type trustOptions struct {
 }
 
 func (o *trustOptions) flags(c *cobra.Command) {
+	o.signedFlags(c)
+	c.Flags().BoolVar(&o.unsigned, "unsigned", false, "ask for no signature: integrity alone, from a source that you trust otherwise")
+}
+
+// signedFlags are the flags without the one that asks for no signature.
+func (o *trustOptions) signedFlags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&o.keys, "key", nil, "public key; a signature of any one that is given is enough")
 	c.Flags().StringVar(&o.policy, "trust", "", "trust policy with keys and a threshold, instead of --key")
-	c.Flags().BoolVar(&o.unsigned, "unsigned", false, "ask for no signature: integrity alone, from a source that you trust otherwise")
+}
+
+// signedTrust reads the keys or the policy, one of which is needed.
+func (o *trustOptions) signedTrust() (*signed.Trust, error) {
+	if (len(o.keys) > 0) == (o.policy != "") {
+		return nil, usageError{errors.New("one of --key and --trust is needed, and they do not go together")}
+	}
+	return o.trust()
 }
 
 // trust reads the keys or the policy; nil for --unsigned.

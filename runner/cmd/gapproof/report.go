@@ -62,17 +62,21 @@ func (r *recorder) Accepted(ctx context.Context, p *plan.Plan, step int, f plan.
 	return r.Writer.Accepted(p, step, f, held)
 }
 
-// closeEvidence writes the rest and tells the manifest's digest, which is worth keeping elsewhere.
-func (a *app) closeEvidence(r *recorder, rep *report.Report) error {
+// closeEvidence writes the rest and tells the manifest's digest, which is worth keeping elsewhere; empty where no evidence is kept.
+func (a *app) closeEvidence(r *recorder, rep *report.Report, proof *sealReport) (digest string, err error) {
 	if r == nil {
-		return nil
+		return "", nil
 	}
-	digest, err := r.Close(rep)
-	if err != nil {
-		return err
+	if proof != nil {
+		if err := r.Sealed(proof.Spec, proof.Facts); err != nil {
+			return "", err
+		}
+	}
+	if digest, err = r.Close(rep); err != nil {
+		return "", err
 	}
 	fmt.Fprintf(a.err, "evidence written, manifest sha256:%s\n", digest)
-	return nil
+	return digest, nil
 }
 
 func (a *app) report() *cobra.Command {
@@ -91,8 +95,9 @@ func (a *app) report() *cobra.Command {
 	root.AddCommand(show, &cobra.Command{
 		Use:   "verify DIR",
 		Short: "Hold every conclusion in an evidence directory against its raw facts",
-		Long: `verify derives the plan, every verdict, every result, the notes, the log and the report anew from the raw facts that gapproof run
---evidence DIR kept, and compares them and every file's SHA-256 with what is stored. It asks nobody: no cluster, no network.
+		Long: `verify derives the plan, every verdict, every result, the verdict on a sealed lab's seal, the notes, the log and the report anew from the raw
+facts that gapproof run --evidence DIR kept, and compares them and every file's SHA-256 with what is stored. It asks nobody: no cluster, no
+network.
 
 It cannot find out somebody who writes every file anew so that all agree, the manifest too: keep the manifest's digest, which the
 run and verify print, in another place. Use the version of gapproof that made the run: another one may word its reasons differently.
@@ -132,7 +137,11 @@ func (a *app) verifyReport(dir string) error {
 		}
 		return exitError(exitFail)
 	}
-	fmt.Fprintf(a.out, "VERIFIED: %d results of %d scenarios follow from the evidence, %d files, manifest sha256:%s\n", v.Judgements, v.Scenarios, v.Files, v.Digest)
+	sealed := ""
+	if v.Seal != "" {
+		sealed = " and the seal's, " + string(v.Seal) + ","
+	}
+	fmt.Fprintf(a.out, "VERIFIED: %d results of %d scenarios%s follow from the evidence, %d files, manifest sha256:%s\n", v.Judgements, v.Scenarios, sealed, v.Files, v.Digest)
 	return nil
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
+	"github.com/gapproof/gapproof/runner/seal/gate"
 	"github.com/gapproof/gapproof/runner/suite"
 	"github.com/gapproof/gapproof/runner/worlds"
 	"github.com/gapproof/gapproof/scenarios"
@@ -58,8 +59,11 @@ type runOptions struct {
 	color    string
 	attempt  string
 	baseline string
-	deadline time.Duration
-	dryRun   bool
+	seal     string
+	// statement says how the proof of the seal is signed.
+	statement statementOptions
+	deadline  time.Duration
+	dryRun    bool
 }
 
 func (a *app) run() *cobra.Command {
@@ -70,11 +74,18 @@ func (a *app) run() *cobra.Command {
 		Long: `run carries out scenarios (the shipped catalogue when no file is named) and prints a report.
 
 Before any policy every attempt must be delivered; a deny passes only when both ends are proven alive and nothing arrived.
-What could not be told is inconclusive, never green.`,
+What could not be told is inconclusive, never green.
+
+On a lab that was brought up with --sealed the seal is put to the proof after the last scenario, as by gapproof seal check, and the report says
+SEALED, LEAKED (exit code 1) or SEAL_NOT_PROVEN (3, when nothing is worse), with what was dropped since the run began and whose it was. That
+needs root: without it, and when the run is interrupted, the seal is SEAL_NOT_PROVEN. --seal require refuses to run where it could not be
+proven, --seal off says nothing of it. With --evidence its facts are kept too, and --statement signs the proof together with the digest of
+the evidence's manifest. The report of a run on any other cluster says nothing of a seal.`,
 		Example: `  gapproof run                                   # the whole catalogue on the lab
   gapproof run catalogue:ipBlock                 # a folder of it
   gapproof run scenarios/examples -o junit
   gapproof run my.yaml --attempt 'x/a>y/b:TCP/80'  # repeat one attempt
+  gapproof run --seal require --evidence evidence --statement seal.dsse.json --key release.key
   gapproof run my.yaml --kubeconfig prod.yaml --probe-image registry.example/gapproof-probe@sha256:…`,
 		RunE: func(c *cobra.Command, args []string) error { return a.runScenarios(c.Context(), args, o) },
 	}
@@ -89,6 +100,8 @@ What could not be told is inconclusive, never green.`,
 	c.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	c.Flags().StringVar(&o.attempt, "attempt", "", "make only this attempt, named as reports name it")
 	c.Flags().StringVar(&o.baseline, "baseline", baselineAuto, "known differences: auto for those of the cluster's CNI, none, or a file of your own")
+	c.Flags().StringVar(&o.seal, "seal", string(sealAuto), "prove a sealed lab's seal after the run: auto, require (no run without) or off")
+	o.statement.flags(c)
 	c.Flags().DurationVar(&o.deadline, "deadline", suite.DefaultDeadline, "deadline of one attempt")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be created and attempted, touch nothing")
 	return c
@@ -109,6 +122,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return usageError{err}
 	}
+	sealing, err := parseSealMode(o.seal)
+	if err != nil {
+		return err
+	}
 	own, err := ownBaseline(o.baseline)
 	if err != nil {
 		return err
@@ -119,6 +136,13 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	}
 	if o.dryRun {
 		return a.dryRun(all, o)
+	}
+	signs, err := a.signer(o.statement)
+	if err != nil {
+		return err
+	}
+	if signs != nil && sealing == sealOff {
+		return usageError{errors.New("--statement: with --seal off there is no proof to be signed")}
 	}
 	if o.report != "" {
 		if err := os.MkdirAll(o.report, 0o755); err != nil {
@@ -134,6 +158,11 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
+	sealed, err := a.beginSeal(ctx, at, sealing, signs, gate.Check)
+	if err != nil {
+		return err
+	}
+	defer sealed.close()
 	made := a.worldsOf(at, o.target, run)
 	objects, err := dynamic.NewForConfig(at.Config)
 	if err != nil {
@@ -161,13 +190,8 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 		own = a.cniBaseline(at)
 	}
 	rep.Explain(own)
-	if e := a.closeEvidence(keep, rep); e != nil {
+	if e := a.conclude(rep, sealed.prove(ctx, a), keep, signs, func() error { return a.write(rep, render, o.report) }); e != nil {
 		return errors.Join(err, e)
-	}
-	if len(rep.Scenarios) > 0 {
-		if e := a.write(rep, render, o.report); e != nil {
-			return errors.Join(err, e)
-		}
 	}
 	if err != nil {
 		return err
@@ -176,6 +200,26 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 		return exitError(code)
 	}
 	return nil
+}
+
+// conclude keeps and tells what the run came to: its evidence, the report, and the statement of the seal. proof is nil for a run that tells of none.
+func (a *app) conclude(rep *report.Report, proof *sealReport, keep *recorder, signs *signer, write func() error) error {
+	if proof != nil {
+		rep.Seal = report.NewSeal(proof.Proof)
+	}
+	digest, err := a.closeEvidence(keep, rep, proof)
+	if err != nil {
+		return err
+	}
+	if len(rep.Scenarios) > 0 || rep.Seal != nil {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	if proof == nil {
+		return nil
+	}
+	return signs.write(a.err, proof, rep.Run, digest)
 }
 
 // newRun is a fresh run identifier: short enough for a namespace prefix, random enough for a team's parallel runs.
@@ -255,6 +299,8 @@ type place struct {
 	images []string
 	// witness is the witness's image; empty where there is none.
 	witness string
+	// lab is the cluster in the lab, nil elsewhere.
+	lab *cluster.Cluster
 	// prefix goes before every namespace; empty in the lab.
 	prefix string
 	// noOutside says why no host outside can be started; empty in the lab.
@@ -281,7 +327,7 @@ func (a *app) connect(ctx context.Context, t target, run string) (*place, error)
 		if err != nil {
 			return nil, clusterError(err)
 		}
-		path = c.Kubeconfig
+		path, p.lab = c.Kubeconfig, c
 		for _, i := range c.Images {
 			p.images = append(p.images, i.Reference())
 			if i.Name == images.ProbeImage && p.image == "" {

@@ -28,14 +28,17 @@ import (
 )
 
 func (a *app) seal() *cobra.Command {
-	c := &cobra.Command{Use: "seal", Short: "Prove that nothing leaves a lab that was brought up with --sealed"}
-	c.AddCommand(a.sealCheck())
+	c := &cobra.Command{Use: "seal", Short: "Prove that nothing leaves a lab that was brought up with --sealed, and verify such proofs"}
+	c.AddCommand(a.sealCheck(), a.sealVerify(), a.sealSign())
 	group(c)
 	return c
 }
 
 // sealCheckOptions are the flags of seal check.
-type sealCheckOptions struct{ cluster, output string }
+type sealCheckOptions struct {
+	cluster, output string
+	statement       statementOptions
+}
 
 func (a *app) sealCheck() *cobra.Command {
 	var o sealCheckOptions
@@ -49,15 +52,21 @@ every node against the lock.
 SEALED: all of that was so. LEAKED: something left, or came in. SEAL_NOT_PROVEN: nothing was seen to leak, but what should have seen it was
 not shown to look. It changes nothing but the gate's counters, and needs root. Two checks at once count each other's canaries.
 
-Exit codes: 0 SEALED, 1 LEAKED, 2 usage, 3 SEAL_NOT_PROVEN, 4 the cluster or this host could not be asked.`,
+--statement also writes what was found as an in-toto statement in a DSSE envelope, signed by every --key (made with gapproof bundle key; a
+passphrase is taken from ` + passphraseVariable + ` or asked for). It is about the lock.json that the lab was made from; gapproof seal verify reads it.
+
+Exit codes: 0 SEALED, 1 LEAKED, 2 usage, 3 SEAL_NOT_PROVEN, 4 the cluster or this host could not be asked,
+and no leak was seen.`,
 		Example: `  gapproof up --sealed
   gapproof seal check
-  gapproof seal check --cluster ci -o json > seal.json`,
+  gapproof seal check --cluster ci -o json > seal.json
+  gapproof seal check --statement seal.dsse.json --key release.key`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.checkSeal(c.Context(), o) },
 	}
 	c.Flags().StringVar(&o.cluster, "cluster", defaultCluster, "name of the cluster")
 	c.Flags().StringVarP(&o.output, "output", "o", "table", "table or json")
+	o.statement.flags(c)
 	return c
 }
 
@@ -67,14 +76,29 @@ type sealReport struct {
 	Time    time.Time `json:"time"`
 	Version string    `json:"version"`
 	Spec    seal.Spec `json:"spec"`
-	// Tried is what was dropped since the check before this one and is no canary.
+	// Tried is what was dropped and is no canary: since the run began, or else since the check before this one.
 	Tried []seal.Tried `json:"tried"`
 	seal.Proof
+	// lock is the digest of the lock that the cluster was made from.
+	lock string
+}
+
+func newSealReport(c *cluster.Cluster) sealReport {
+	return sealReport{Cluster: c.Name, Time: time.Now().UTC(), Version: version, lock: c.LockSHA256}
+}
+
+func (r *sealReport) judge(f seal.Facts) {
+	r.Proof = r.Spec.Judge(f)
+	r.Tried = append([]seal.Tried{}, r.Proof.Tried()...)
 }
 
 func (a *app) checkSeal(ctx context.Context, o sealCheckOptions) error {
 	if !slices.Contains([]string{"table", "json"}, o.output) {
 		return hinted{usageError{fmt.Errorf("--output: %q is not one of table, json", o.output)}, "gapproof seal check --help"}
+	}
+	signs, err := a.signer(o.statement)
+	if err != nil {
+		return err
 	}
 	c, err := cluster.Find(a.clustersDir(), o.cluster)
 	if errors.Is(err, cluster.ErrNotUp) {
@@ -87,13 +111,16 @@ func (a *app) checkSeal(ctx context.Context, o sealCheckOptions) error {
 		return hinted{usageError{fmt.Errorf("checking the seal of cluster %s: it was brought up without --sealed", c.Name)},
 			"gapproof up --sealed --replace --cluster " + c.Name}
 	}
+	if err := signs.checkLock(c); err != nil {
+		return err
+	}
 	if err := gate.Check(); err != nil {
 		return hinted{usageError{fmt.Errorf("checking the seal of cluster %s: %w", c.Name, err)}, "sudo gapproof seal check --cluster " + c.Name}
 	}
 	end := a.waiting("sending canaries from every node of cluster " + c.Name)
-	r, err := proveSeal(ctx, c)
+	r, err := proveSeal(ctx, c, nil, newAddresses())
 	end()
-	if err != nil {
+	if err != nil && r.Verdict != seal.Leaked { // a leak that was seen outranks what could not be
 		return fmt.Errorf("checking the seal of cluster %s: %w", c.Name, err)
 	}
 	if o.output == "json" {
@@ -106,13 +133,10 @@ func (a *app) checkSeal(ctx context.Context, o sealCheckOptions) error {
 	if err != nil {
 		return fmt.Errorf("printing the proof: %w", err)
 	}
-	switch r.Verdict {
-	case seal.Sealed:
-		return nil
-	case seal.Leaked:
-		return exitError(exitFail)
+	if err := signs.write(a.err, &r, "", ""); err != nil {
+		return err
 	}
-	return exitError(exitInconclusive)
+	return sealExit(r.Verdict)
 }
 
 // Names of the files in the seal's folder: what is sealed, and the reading that the last check ended with.
@@ -155,55 +179,53 @@ func sealWhole(c *cluster.Cluster) error {
 	return nil
 }
 
-// proveSeal gathers the facts of a cluster's seal and judges them.
-func proveSeal(ctx context.Context, c *cluster.Cluster) (sealReport, error) {
-	r := sealReport{Cluster: c.Name, Time: time.Now().UTC(), Version: version}
+// proveSeal gathers the facts of a cluster's seal and judges them. began is the reading that the run began with which the proof is of, nil for
+// none; pods are those that are known already. Beside an error, of something that could not be asked, the report is of all the rest, in which a
+// leak may show; only without the gate's description it has no verdict.
+func proveSeal(ctx context.Context, c *cluster.Cluster, began *seal.Reading, pods *addresses) (sealReport, error) {
+	r := newSealReport(c)
 	if err := readJSON(filepath.Join(c.Seal.Dir, specFile), &r.Spec); err != nil {
 		return r, err
 	}
-	var f seal.Facts
+	f := seal.Facts{Began: began}
+	var errs []error
+	asked := func(err error) bool {
+		if err != nil {
+			f.Unknown, errs = append(f.Unknown, err.Error()), append(errs, err)
+		}
+		return err == nil
+	}
 	last := filepath.Join(c.Seal.Dir, lastFile)
-	if err := readJSON(last, &f.Last); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+	if err := readJSON(last, &f.Last); !errors.Is(err, fs.ErrNotExist) {
+		asked(err)
 	}
-	sources, unknown, err := sealSources(ctx, c)
-	if err != nil {
-		return r, err
-	}
-	f.Unknown = unknown
-	if f.Before, _, err = gate.Read(r.Spec); err != nil {
-		return r, err
-	}
-	if f.Canaries, err = gate.Canaries(ctx, r.Spec, sources); err != nil {
-		return r, err
-	}
-	if f.Names, err = sealNames(ctx, c, sources); err != nil {
-		return r, err
-	}
-	if f.Masquerades, err = gate.Masquerades(ctx, r.Spec, c.PodSubnets); err != nil {
-		return r, err
-	}
-	if f.Foreign, f.Images, err = foreignImages(ctx, c); err != nil {
-		return r, err
-	}
-	if f.After, f.Rules, err = gate.Read(r.Spec); err != nil {
-		return r, err
-	}
-	nameTried(f.After.Tried, sources)
-	if err := writeJSON(last, f.After.Over(f.Last)); err != nil {
-		return r, err
-	}
-	expected := []seal.Expected{}
+	sources, unknown, err := sealSources(ctx, c, pods)
+	asked(err)
+	f.Unknown = append(f.Unknown, unknown...)
 	for _, s := range sources {
-		expected = append(expected, seal.Expected{From: s.Name, Kind: s.Kind})
+		f.Sources = append(f.Sources, seal.Expected{From: s.Name, Kind: s.Kind})
 	}
-	r.Proof = r.Spec.Judge(f, expected)
-	r.Tried = append([]seal.Tried{}, r.Proof.Tried()...)
-	return r, nil
+	f.Before, _, err = gate.Read(r.Spec)
+	asked(err)
+	f.Canaries, err = gate.Canaries(ctx, r.Spec, sources)
+	asked(err)
+	f.Names, err = sealNames(ctx, c, sources)
+	asked(err)
+	f.Masquerades, err = gate.Masquerades(ctx, r.Spec, c.PodSubnets)
+	asked(err)
+	f.Foreign, f.Images, err = foreignImages(ctx, c)
+	asked(err)
+	f.After, f.Rules, err = gate.Read(r.Spec)
+	if asked(err) {
+		nameTried(f.After.Tried, c, pods)
+		asked(writeJSON(last, f.After.Over(f.Last)))
+	}
+	r.judge(f)
+	return r, errors.Join(errs...)
 }
 
-// sealSources are every node and a pod. What is missing among them is told in words, as what a proof does not know.
-func sealSources(ctx context.Context, c *cluster.Cluster) (sources []gate.Source, unknown []string, err error) {
+// sealSources are every node and a pod. What is missing among them is told in words, as what a proof does not know. All pods are added to known.
+func sealSources(ctx context.Context, c *cluster.Cluster, known *addresses) (sources []gate.Source, unknown []string, err error) {
 	pids, err := cluster.Processes(ctx, c)
 	if err != nil {
 		return nil, nil, err
@@ -223,10 +245,14 @@ func sealSources(ctx context.Context, c *cluster.Cluster) (sources []gate.Source
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a client for cluster %s: %w", c.Name, err)
 	}
-	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing pods: %w", err)
 	}
+	for i := range pods.Items {
+		known.add(&pods.Items[i])
+	}
+	system := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.Namespace != metav1.NamespaceSystem })
 	service, err := client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking for the cluster's resolver: %w", err)
@@ -235,7 +261,7 @@ func sealSources(ctx context.Context, c *cluster.Cluster) (sources []gate.Source
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the address of the cluster's resolver: %w", err)
 	}
-	pod, address, ok := canaryPod(pods.Items)
+	pod, address, ok := canaryPod(system)
 	if !ok {
 		return sources, []string{"no pod with a network of its own runs in " + metav1.NamespaceSystem + ", so none could send canaries"}, nil
 	}
@@ -309,13 +335,17 @@ func foreignImages(ctx context.Context, c *cluster.Cluster) (foreign []seal.Node
 	return seal.Images(all, locked), len(all), nil
 }
 
-// nameTried says of what was tried which source has the address. A node's pods have the node's where the CNI translates.
-func nameTried(tried []seal.Tried, sources []gate.Source) {
+// nameTried says of what was tried who has the address. Most CNIs give what leaves a pod network the address of the pod's node, so that a node's
+// packets and its pods' cannot be told apart.
+func nameTried(tried []seal.Tried, c *cluster.Cluster, pods *addresses) {
+	names := map[netip.Addr]string{c.Mirror.Addr(): "the mirror", c.Seal.Sink.Addr(): "the sink"}
+	for _, n := range c.Nodes {
+		names[n.Address], names[n.Address6] = "node "+n.Name+" or a pod on it", "node "+n.Name+" or a pod on it"
+	}
 	for i := range tried {
-		for _, s := range sources {
-			if s.Address == tried[i].Source {
-				tried[i].From = s.Name
-			}
+		tried[i].From = names[tried[i].Source]
+		if pod := pods.name(tried[i].Source); pod != "" {
+			tried[i].From = pod
 		}
 	}
 }
@@ -349,7 +379,11 @@ func writeSeal(out io.Writer, r sealReport) error {
 		return err
 	}
 	if len(r.Tried) > 0 {
-		fmt.Fprintln(&b, "\nTried since the last check, and dropped:")
+		since := "the last check"
+		if f.Began != nil {
+			since = "the run began"
+		}
+		fmt.Fprintf(&b, "\nTried since %s, and dropped:\n", since)
 		for _, t := range r.Tried {
 			fmt.Fprintf(&b, "  %s\n", t)
 		}

@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/gapproof/gapproof/runner/cluster"
 	"github.com/gapproof/gapproof/runner/seal"
-	"github.com/gapproof/gapproof/runner/seal/gate"
 )
 
 func TestCanariesComeFromARunningPodWithANetworkOfItsOwn(t *testing.T) {
@@ -46,7 +46,7 @@ func TestCanariesComeFromARunningPodWithANetworkOfItsOwn(t *testing.T) {
 
 func TestTheTableSaysWhyAndWhoTriedToLeave(t *testing.T) {
 	tried := []seal.Tried{{Source: netip.MustParseAddr("172.30.0.130"), Destination: netip.MustParseAddr("9.9.9.9"), Protocol: seal.TCP, Port: 443, Packets: 4}}
-	nameTried(tried, []gate.Source{{Name: "node w", Address: netip.MustParseAddr("172.30.0.130")}})
+	nameTried(tried, &cluster.Cluster{Nodes: []cluster.Node{{Name: "w", Address: netip.MustParseAddr("172.30.0.130")}}, Seal: &cluster.Seal{}}, newAddresses())
 	r := sealReport{Cluster: "lab", Tried: tried, Proof: seal.Proof{
 		Verdict: seal.Leaked, Leaks: []string{"a packet left"}, Doubts: []string{"a rule is missing"},
 		Facts: seal.Facts{
@@ -70,7 +70,7 @@ SOURCE  ASKED          FOR             ANSWER        RECORDED
 node w  172.30.0.3:53  canary.invalid  no such name  1
 
 Tried since the last check, and dropped:
-  node w (172.30.0.130) → 9.9.9.9:443 TCP, 4 packets
+  node w or a pod on it (172.30.0.130) → 9.9.9.9:443 TCP, 4 packets
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

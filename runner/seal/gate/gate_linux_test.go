@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -123,6 +124,47 @@ func TestWhatIsNoCanaryIsDroppedAndListed(t *testing.T) {
 	}
 	if p.Verdict != seal.Sealed {
 		t.Errorf("what was dropped left nothing: want %s, got %s: %q", seal.Sealed, p.Verdict, p.Doubts)
+	}
+}
+
+// TestWhatTheKernelSaidCanBeStatedAndJudgedAgain is about the way of a run's proof: read when the run begins, judged after it, stated and read back.
+func TestWhatTheKernelSaidCanBeStatedAndJudgedAgain(t *testing.T) {
+	l := newLab(t, dual)
+	l.close(t)
+	send := func(port uint16) {
+		t.Helper()
+		l.node.do(t, func() error {
+			_, _, err := sendUDP(netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port), 2, 0, []byte("stray"))
+			return err
+		})
+	}
+	send(4242)
+	var began seal.Reading
+	l.host.do(t, func() (err error) { began, _, err = Read(l.spec); return err })
+	send(4242)
+	send(4243)
+	f := l.prove(t, seal.Reading{}).Facts
+	f.Began = &began
+	p := l.spec.Judge(f)
+	st, err := p.Statement(l.spec, seal.About{Lock: strings.Repeat("ab", 32), Time: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := st.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := seal.ParseStatement(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range back.Predicate.Tried {
+		got = append(got, s.String())
+	}
+	want := []string{"172.30.9.130 → 203.0.113.9:4242 UDP, 2 packets", "172.30.9.130 → 203.0.113.9:4243 UDP, 2 packets"}
+	if diff := cmp.Diff(want, got); diff != "" || back.Predicate.Verdict != seal.Sealed {
+		t.Errorf("verdict %s, doubts %q, tried since the run began (-want +got):\n%s", back.Predicate.Verdict, back.Predicate.Doubts, diff)
 	}
 }
 

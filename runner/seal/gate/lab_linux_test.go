@@ -165,7 +165,8 @@ func (l *lab) prove(t *testing.T, last seal.Reading) seal.Proof {
 		f.After, f.Rules, err = Read(l.spec)
 		return err
 	})
-	return l.spec.Judge(f, []seal.Expected{{From: "node n", Kind: seal.NodeSource}})
+	f.Sources = []seal.Expected{{From: "node n", Kind: seal.NodeSource}}
+	return l.spec.Judge(f)
 }
 
 func (l *lab) close(t *testing.T) {

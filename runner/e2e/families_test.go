@@ -113,9 +113,12 @@ func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
 	}
 	t.Cleanup(down)
 	gapproof(t, "down", "--cluster", dual).wantExit(t, 0)
-	gapproof(t, "up", "--cluster", dual, "--topology", "one-worker-dual-stack").wantExit(t, 0)
+	gapproof(t, "up", "--sealed", "--cluster", dual, "--topology", "one-worker-dual-stack").wantExit(t, 0) // sealed, which changes no verdict
 	dir := filepath.Join(t.TempDir(), "evidence")
-	c := gapproof(t, "run", "--cluster", dual, "--witness", "require", "-o", "json", "--evidence", dir, "scenarios/catalogue/families")
+	statement, key := filepath.Join(t.TempDir(), "seal.dsse.json"), filepath.Join(t.TempDir(), "release")
+	gapproof(t, "bundle", "key", "--no-passphrase", "-o", key).wantExit(t, 0)
+	c := gapproof(t, "run", "--cluster", dual, "--witness", "require", "-o", "json", "--evidence", dir, "--seal", "require",
+		"--statement", statement, "--key", key+".key", "scenarios/catalogue/families")
 	c.wantExit(t, 0)
 	t.Logf("\n%s", &c.stderr)
 	counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
@@ -131,5 +134,12 @@ func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
 		wantSome(t, counts, family+" TCP delivered", family+" TCP dropped", family+" UDP delivered", family+" UDP dropped", family+" Service delivered",
 			family+" ICMP delivered", family+" DNS delivered", family+" DNS dropped")
 	}
+	if seal := decode(t, c.stdout.Bytes()).Seal; seal == nil || seal.Verdict != "SEALED" {
+		t.Errorf("the report says of the seal: %+v, want SEALED", seal)
+	}
 	gapproof(t, "report", "verify", dir).wantExit(t, 0)
+	verify := gapproof(t, "seal", "verify", statement, "--key", key+".pub", "--subject", filepath.Join(dir, "manifest.json"))
+	verify.wantExit(t, 0)
+	t.Logf("\n%s", &verify.stdout)
+	sealHoldsAndItsBreachesAreFound(t, dual)
 }

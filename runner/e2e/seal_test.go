@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +19,120 @@ func tables(t *testing.T) string {
 		t.Fatalf("listing the kernel's tables (make testtools installs nft): %v: %s", err, out)
 	}
 	return string(out)
+}
+
+// proof is what `gapproof seal check -o json` prints, as far as these tests look at it.
+type proof struct {
+	Verdict string   `json:"verdict"`
+	Leaks   []string `json:"leaks"`
+	Doubts  []string `json:"doubts"`
+	Facts   struct {
+		Canaries []struct {
+			From          string `json:"from"`
+			Counter       string `json:"counter"`
+			Sent, Counted int
+		} `json:"canaries"`
+	} `json:"facts"`
+}
+
+// wantSeal checks the seal of a cluster and fails the test for another verdict, or one for another reason.
+func wantSeal(t *testing.T, name string, exit int, verdict, why string) proof {
+	t.Helper()
+	c := gapproof(t, "seal", "check", "--cluster", name, "-o", "json")
+	c.wantExit(t, exit)
+	var p proof
+	if err := json.Unmarshal(c.stdout.Bytes(), &p); err != nil {
+		t.Fatalf("decoding the proof: %v\n%s", err, &c.stdout)
+	}
+	reasons := strings.Join(append(p.Leaks, p.Doubts...), "\n")
+	if p.Verdict != verdict || !strings.Contains(reasons, why) {
+		t.Errorf("the seal is %s, want %s for %q; why:\n%s", p.Verdict, verdict, why, reasons)
+	}
+	return p
+}
+
+// sh runs a program with what it reads, if anything, and returns what it prints.
+func sh(t *testing.T, in string, program string, args ...string) string {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), program, args...)
+	c.Stdin = strings.NewReader(in)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// handle is the number by which nft deletes a rule, at the end of the line that lists it.
+func handle(t *testing.T, line string) string {
+	t.Helper()
+	_, number, ok := strings.Cut(line, "# handle ")
+	if !ok {
+		t.Fatalf("nft tells no handle: %s", line)
+	}
+	return strings.TrimSpace(number)
+}
+
+// sealHoldsAndItsBreachesAreFound proves the seal of a cluster with both families and breaks it. The cluster is of no use afterwards.
+func sealHoldsAndItsBreachesAreFound(t *testing.T, name string) {
+	t.Helper()
+	p := wantSeal(t, name, 0, "SEALED", "")
+	kinds := map[string]bool{}
+	for _, c := range p.Facts.Canaries {
+		from, _, _ := strings.Cut(c.From, " ")
+		kinds[from+" "+c.Counter] = c.Sent > 0
+	}
+	for _, from := range []string{"node", "pod"} {
+		for _, counter := range []string{"tcp-ipv4", "udp-ipv4", "icmp-ipv4", "tcp-ipv6", "udp-ipv6", "icmp-ipv6"} {
+			if !kinds[from+" canary-"+counter] {
+				t.Errorf("no %s has sent a canary for %s", from, counter)
+			}
+		}
+	}
+	table, worker := "gapproof-"+name, "gapproof-"+name+"-worker"
+	t.Run("an image that came in from elsewhere", func(t *testing.T) {
+		const image = "example.org/unlisted:1"
+		sh(t, strings.Repeat("\x00", 1024), "docker", "import", "-", image) // an empty archive
+		t.Cleanup(func() { _ = exec.Command("docker", "image", "rm", image).Run() })
+		saved := sh(t, "", "docker", "save", image)
+		sh(t, saved, "docker", "exec", "--interactive", worker, "ctr", "--namespace", "k8s.io", "images", "import", "-")
+		wantSeal(t, name, 1, "LEAKED", image)
+		sh(t, "", "docker", "exec", worker, "ctr", "--namespace", "k8s.io", "images", "remove", image)
+		wantSeal(t, name, 0, "SEALED", "")
+	})
+	t.Run("a resolver other than the sink", func(t *testing.T) {
+		was := sh(t, "", "docker", "exec", worker, "cat", "/etc/resolv.conf")
+		write := []string{"exec", "--interactive", worker, "sh", "-c", "cat > /etc/resolv.conf"}
+		sh(t, "nameserver 198.18.0.1\n", "docker", write...)
+		wantSeal(t, name, 3, "SEAL_NOT_PROVEN", "went elsewhere")
+		sh(t, was, "docker", write...)
+	})
+	t.Run("masquerading", func(t *testing.T) {
+		const own = "gapproof-e2e-masquerade"
+		subnet := strings.TrimSpace(sh(t, "", "docker", "network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", table))
+		t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "ip", own).Run() })
+		sh(t, fmt.Sprintf("table ip %s { chain c { type nat hook postrouting priority 100; ip saddr %s masquerade; } }", own, subnet), "nft", "-f", "-")
+		wantSeal(t, name, 3, "SEAL_NOT_PROVEN", "masquerading is on")
+	})
+	t.Run("counters that were set back", func(t *testing.T) {
+		wantSeal(t, name, 0, "SEALED", "") // the three before are mended
+		sh(t, "", "nft", "reset", "counters", "table", "inet", table)
+		wantSeal(t, name, 3, "SEAL_NOT_PROVEN", "went back")
+	})
+	t.Run("a hole for IPv6", func(t *testing.T) {
+		added := sh(t, "", "nft", "--echo", "--handle", "insert", "rule", "inet", table, "gate", "meta", "nfproto", "ipv6", "accept")
+		wantSeal(t, name, 1, "LEAKED", "IPv6")
+		sh(t, "", "nft", "delete", "rule", "inet", table, "gate", "handle", handle(t, added))
+	})
+	t.Run("a rule that is gone", func(t *testing.T) {
+		lines := strings.Split(sh(t, "", "nft", "--handle", "list", "chain", "inet", table, "gate"), "\n")
+		lines = slices.DeleteFunc(lines, func(l string) bool { return !strings.Contains(l, " drop #") })
+		if len(lines) == 0 {
+			t.Fatal("the gate has no rule that drops")
+		}
+		sh(t, "", "nft", "delete", "rule", "inet", table, "gate", "handle", handle(t, lines[0]))
+		wantSeal(t, name, 3, "SEAL_NOT_PROVEN", "")
+	})
 }
 
 func TestAKilledSealedUpIsUndone(t *testing.T) {

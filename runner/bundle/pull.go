@@ -27,6 +27,9 @@ const (
 	pulledAtOnce = 4
 )
 
+// errContent reports a fetched blob that is not what its digest says.
+var errContent = errors.New("content does not match its digest")
+
 // Upstream is where a lab's images are pulled from.
 type Upstream struct {
 	// List is what is pulled; images of the lab that it does not list are built.
@@ -217,13 +220,19 @@ func (p *plan) pullBlob(ctx context.Context, digest v1.Hash, dir string, fetch f
 		if err := stopped(ctx); err != nil {
 			return err
 		}
-		e, err = p.cache.put(key, "blob "+digest.String(), func(tmp string, _ *entry) error { return fetch(filepath.Join(tmp, digest.Hex)) })
+		e, err = p.cache.put(key, "blob "+digest.String(), func(tmp string, _ *entry) error {
+			to := filepath.Join(tmp, digest.Hex)
+			if err := fetch(to); err != nil {
+				return err
+			}
+			if sum, _, err := sumFile(to); err != nil || sum != digest.Hex {
+				return fmt.Errorf("keeping blob %s: what was written hashes to %s: %w", digest, sum, errors.Join(errContent, err))
+			}
+			return nil
+		})
 	}
 	if err != nil {
 		return err
-	}
-	if f, _ := e.file(digest.Hex); f.SHA256 != digest.Hex {
-		return fmt.Errorf("keeping blob %s: what was written hashes to %s", digest, f.SHA256)
 	}
 	return link(e.path(digest.Hex), filepath.Join(dir, digest.Hex))
 }

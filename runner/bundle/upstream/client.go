@@ -40,7 +40,7 @@ var (
 	// ErrPlainHTTP reports that plain HTTP would be spoken with another host than this one.
 	ErrPlainHTTP = errors.New("plain HTTP is for loopback alone")
 	// errStalled ends a try in which nothing came.
-	errStalled = errors.New("nothing came for " + stalledAfter.String())
+	errStalled = errors.New("nothing came for too long")
 )
 
 // Options of a client.
@@ -59,11 +59,12 @@ type Client struct {
 	mirrors map[string]string
 	log     *slog.Logger
 	wait    time.Duration
+	stall   time.Duration // stalledAfter, but in tests
 }
 
 // NewClient makes a client; it asks nobody yet.
 func NewClient(o Options) (*Client, error) {
-	c := &Client{mirrors: o.Mirrors, log: o.Log, wait: o.Wait}
+	c := &Client{mirrors: o.Mirrors, log: o.Log, wait: o.Wait, stall: stalledAfter}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -208,11 +209,11 @@ func (c *Client) again(ctx context.Context, what string, try func(ctx context.Co
 func (c *Client) once(ctx context.Context, try func(context.Context, func(io.Reader) io.Reader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(stalledAfter, func() { cancel(errStalled) })
+	timer := time.AfterFunc(c.stall, func() { cancel(errStalled) })
 	defer timer.Stop()
-	err := try(ctx, func(r io.Reader) io.Reader { return progressing{r, timer} })
+	err := try(ctx, func(r io.Reader) io.Reader { return progressing{r, timer, c.stall} })
 	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
-		return errStalled
+		return fmt.Errorf("%w: %w", errStalled, err)
 	}
 	return err
 }
@@ -221,11 +222,12 @@ func (c *Client) once(ctx context.Context, try func(context.Context, func(io.Rea
 type progressing struct {
 	io.Reader
 	timer *time.Timer
+	stall time.Duration
 }
 
 func (p progressing) Read(b []byte) (int, error) {
 	n, err := p.Reader.Read(b)
-	p.timer.Reset(stalledAfter)
+	p.timer.Reset(p.stall)
 	return n, err
 }
 

@@ -138,6 +138,9 @@ func Decode(raw []byte, file string) (*List, error) {
 		c.add(lineOf(top, "kind"), "kind", "is %q, must be %q", d.Kind, Kind)
 	}
 	list := child(top, "images")
+	if len(list.Content) != len(d.Images) {
+		return nil, fmt.Errorf("%s:%d: images: must be written out, not merged in", file, lineOf(top, "images"))
+	}
 	for n, e := range d.Images {
 		node := followed(list.Content[n])
 		i := Image{Name: e.Name, Tag: e.Tag, Digest: e.Digest, Taken: e.Taken, Line: node.Line, digestAt: placeOf(node, "digest"), takenAt: placeOf(node, "taken")}

@@ -335,6 +335,16 @@ func TestASecondPullAsksNobody(t *testing.T) {
 	if d := cmp.Diff(first, second); d != "" {
 		t.Errorf("locks (-first +second):\n%s", d)
 	}
+	// Another digest in the list is another image, whatever its tag.
+	next := s.push(t, "two:v2", Platform())
+	o.ImagesDir = listing(t, hashOf(t, next).String())
+	third, steps, err := pullFrom(t.Context(), t, s, dst, o)
+	if err != nil || len(steps) != 2 {
+		t.Errorf("want it pulled and its inventory taken, got %q, %v", steps, err)
+	}
+	if two, err := third.Find("example.test/two"); err != nil || two.Digest != hashOf(t, next).String() {
+		t.Errorf("the lock has %s, %v", two.Digest, err)
+	}
 }
 
 func TestAnInterruptedPullFetchesNoBlobTwice(t *testing.T) {
@@ -569,26 +579,24 @@ func TestAStepWaitsForWhatTheOtherLaneMakesForIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := make(chan struct{})
+	// How long the lane that must wait has to show that it does not.
+	const patience = 200 * time.Millisecond
 	slow := &step{title: "slow", key: "slow", network: true, ended: make(chan struct{})}
 	slow.run = func(_ context.Context, dir string, _ *entry) error {
-		<-begun // the other lane is at its step, or past it
+		select {
+		case <-begun:
+			return errors.New("what needs it has begun")
+		case <-time.After(patience):
+		}
 		return os.WriteFile(filepath.Join(dir, "out"), []byte("x"), 0o644)
 	}
-	other := &step{title: "other", key: "other", ended: make(chan struct{})}
-	other.run = func(context.Context, string, *entry) error { close(begun); return nil }
-	user := &step{title: "user", key: "user", needs: []*step{slow, other}, ended: make(chan struct{})}
-	user.run = func(context.Context, string, *entry) error {
-		if slow.entry == nil {
-			return errors.New("it began before what it needs was there")
-		}
-		return nil
-	}
-	p := &plan{cache: store, log: o.Log, steps: []*step{slow, other, user}}
+	user := &step{title: "user", key: "user", needs: []*step{slow}, ended: make(chan struct{})}
+	user.run = func(context.Context, string, *entry) error { close(begun); return nil }
+	p := &plan{cache: store, log: o.Log, steps: []*step{slow, user}}
 	if err := p.run(t.Context(), newReporter(store.dir, p.steps, o)); err != nil {
 		t.Error(err)
 	}
 	// A lane that fails ends the wait of the other.
-	store.sound = map[string]*entry{}
 	broken := errors.New("broken")
 	slow.run, slow.key, slow.ended = func(context.Context, string, *entry) error { return broken }, "slow again", make(chan struct{})
 	p.steps = []*step{slow, {title: "waits", key: "waits", needs: []*step{slow}, run: user.run, ended: make(chan struct{})}}

@@ -77,7 +77,6 @@ func NewClient(o Options) (*Client, error) {
 		remote.WithTransport(encrypted{remote.DefaultTransport}),
 		// One kind of retry, the one here: the library's does not begin again where a body was cut.
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
-		remote.WithRetryStatusCodes(),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("making the client of registries: %w", err)
@@ -134,7 +133,10 @@ func (c *Client) Blob(ctx context.Context, repository, digest string, size int64
 			}
 			return err
 		}
-		if r.n != size || !errors.Is(r.err, io.EOF) {
+		if _, err := io.Copy(io.Discard, r); err != nil { // what to may have left: the digest is compared at the end
+			return err
+		}
+		if r.n != size {
 			return fmt.Errorf("%d bytes came, its manifest says %d: %w", r.n, size, ErrSize)
 		}
 		return nil

@@ -226,6 +226,25 @@ func TestAFaultOfTheReceiverIsNotTheRegistrys(t *testing.T) {
 	}
 }
 
+func TestABlobCountsOnlyAfterItsLastByte(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	most := func(r io.Reader) error { _, err := io.CopyN(io.Discard, r, int64(len(content))-1); return err }
+	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err != nil {
+		t.Errorf("a receiver that does not read to the end: %v", err)
+	}
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		_, _ = w.Write(append(bytes.Clone(content[:len(content)-1]), content[len(content)-1]+1))
+		return true
+	})
+	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err == nil {
+		t.Error("another last byte: want an error")
+	}
+}
+
 func TestManifestsOfOtherDigestsAreRefused(t *testing.T) {
 	u := newRegistry(t)
 	index := u.push(t, "one:v1", "linux/amd64")
@@ -248,6 +267,21 @@ func TestManifestsOfOtherDigestsAreRefused(t *testing.T) {
 	})
 	if _, err := u.client(t).Manifest(t.Context(), "a.test/one", digest); err == nil || !strings.Contains(err.Error(), "does not match requested digest") {
 		t.Errorf("another manifest: want an error, got %v", err)
+	}
+}
+
+func TestAManifestOfExcessiveSizeIsRefused(t *testing.T) {
+	u := newRegistry(t)
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/manifests/") {
+			return false
+		}
+		_, _ = w.Write(bytes.Repeat([]byte(" "), maxManifest+1))
+		return true
+	})
+	l := List{Images: []Image{{Name: "a.test/one", Tag: "v1"}}}
+	if a := u.client(t).Resolve(t.Context(), &l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
+		t.Errorf("want ErrSize, got %v", a.Err)
 	}
 }
 

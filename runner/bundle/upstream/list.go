@@ -142,7 +142,7 @@ func Decode(raw []byte, file string) (*List, error) {
 		return nil, fmt.Errorf("%s:%d: images: must be written out, not merged in", file, lineOf(top, "images"))
 	}
 	for n, e := range d.Images {
-		node := followed(list.Content[n])
+		node := list.Content[n]
 		i := Image{Name: e.Name, Tag: e.Tag, Digest: e.Digest, Taken: e.Taken, Line: node.Line, digestAt: placeOf(node, "digest"), takenAt: placeOf(node, "taken")}
 		c.image(n, node, &i)
 		l.Images = append(l.Images, i)
@@ -287,14 +287,8 @@ func (l *List) Rewritten(digests []string, day string) ([]byte, error) {
 		}
 	}
 	out := []byte(strings.Join(lines, ""))
-	again, err := Decode(out, l.file)
-	if err != nil {
+	if _, err := Decode(out, l.file); err != nil {
 		return nil, fmt.Errorf("rewriting %s: %w", l.file, err)
-	}
-	for n, i := range again.Images {
-		if i.Tagged() != l.Images[n].Tagged() || i.Digest != digests[n] {
-			return nil, fmt.Errorf("rewriting %s: it would give %s the digest %s, not %s", l.file, i.Tagged(), i.Digest, digests[n])
-		}
 	}
 	return out, nil
 }
@@ -327,18 +321,10 @@ func (e edit) apply(lines []string) error {
 func child(mapping *yaml.Node, key string) *yaml.Node {
 	for n := 0; n+1 < len(mapping.Content); n += 2 {
 		if mapping.Content[n].Value == key {
-			return followed(mapping.Content[n+1])
+			return mapping.Content[n+1]
 		}
 	}
 	return &yaml.Node{}
-}
-
-// followed is what an alias stands for, or the node itself.
-func followed(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
 }
 
 // lineOf is the line of a key's value, or of the mapping where it has no such key.

@@ -77,6 +77,7 @@ images:
     digest: unresolved   # not yet
     taken: never
   - {name: a.test/b, taken: "never", digest: "unresolved", tag: v1} # on one line
+  - {name: a.test/d, digest: unresolved, taken: never, tag: v1}
   - name: a.test/c
     tag: v1
     digest: 'ZEROS'
@@ -87,13 +88,14 @@ images:
 func TestOnlyDigestsAndDaysAreRewritten(t *testing.T) {
 	raw := strings.Replace(commented, "ZEROS", zeros, 1)
 	l := decode(t, raw)
-	out, err := l.Rewritten([]string{ones, ones, zeros}, "2026-11-26")
+	out, err := l.Rewritten([]string{ones, ones, ones, zeros}, "2026-11-26")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := strings.NewReplacer(
 		"digest: unresolved   #", "digest: "+ones+"   #", "taken: never\n", "taken: 2026-11-26\n",
 		`taken: "never", digest: "unresolved"`, "taken: 2026-11-26, digest: "+ones,
+		"digest: unresolved, taken: never", "digest: "+ones+", taken: 2026-11-26",
 	).Replace(raw)
 	if d := cmp.Diff(want, string(out)); d != "" {
 		t.Errorf("file (-want +got):\n%s", d)
@@ -102,7 +104,10 @@ func TestOnlyDigestsAndDaysAreRewritten(t *testing.T) {
 	if i := again.Images[1]; i.Digest != ones || i.Taken != "2026-11-26" {
 		t.Errorf("the second image is %+v", i)
 	}
-	same, err := again.Rewritten([]string{ones, ones, zeros}, "2027-01-01")
+	if _, err := l.Rewritten([]string{ones, ones, ones, zeros}, "today"); err == nil {
+		t.Error("a day that the list itself would refuse: want an error")
+	}
+	same, err := again.Rewritten([]string{ones, ones, ones, zeros}, "2027-01-01")
 	if err != nil || string(same) != string(out) {
 		t.Errorf("nothing changed, yet it was rewritten: %v\n%s", err, cmp.Diff(string(out), string(same)))
 	}
@@ -129,10 +134,10 @@ func TestEveryUnresolvedImageIsNamedAtOnce(t *testing.T) {
 	if err := l.Resolved(l.Images); !errors.As(err, &open) {
 		t.Fatalf("want an UnresolvedError, got %v", err)
 	}
-	if d := cmp.Diff([]string{"a.test/a:v1", "a.test/b:v1"}, open.Images); d != "" {
+	if d := cmp.Diff([]string{"a.test/a:v1", "a.test/b:v1", "a.test/d:v1"}, open.Images); d != "" {
 		t.Errorf("images (-want +got):\n%s", d)
 	}
-	if err := l.Resolved(l.Images[2:]); err != nil {
+	if err := l.Resolved(l.Images[3:]); err != nil {
 		t.Errorf("all have digests: %v", err)
 	}
 }

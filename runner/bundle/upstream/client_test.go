@@ -279,8 +279,8 @@ func TestAManifestOfExcessiveSizeIsRefused(t *testing.T) {
 		_, _ = w.Write(bytes.Repeat([]byte(" "), maxManifest+1))
 		return true
 	})
-	l := List{Images: []Image{{Name: "a.test/one", Tag: "v1"}}}
-	if a := u.client(t).Resolve(t.Context(), &l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
+	l := []Image{{Name: "a.test/one", Tag: "v1"}}
+	if a := u.client(t).Resolve(t.Context(), l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
 		t.Errorf("want ErrSize, got %v", a.Err)
 	}
 }
@@ -400,18 +400,18 @@ func TestResolveTellsWhatEachTagHasComeTo(t *testing.T) {
 		}
 		return false
 	})
-	var l List
+	var l []Image
 	for _, i := range []struct{ name, digest string }{
 		{"same", same}, {"fresh", ""}, {"moved", zeros}, {"gone", zeros}, {"ill", zeros}, {"arm", zeros}, {"single", zeros}, {"arm", ""},
 	} {
-		l.Images = append(l.Images, Image{Name: "a.test/" + i.name, Tag: "v1", Digest: i.digest})
+		l = append(l, Image{Name: "a.test/" + i.name, Tag: "v1", Digest: i.digest})
 	}
 	type told struct {
 		State  State
 		Digest string
 	}
 	var got []told
-	answers := u.client(t).Resolve(t.Context(), &l, "linux/amd64")
+	answers := u.client(t).Resolve(t.Context(), l, "linux/amd64")
 	for _, a := range answers {
 		got = append(got, told{a.State(), a.Digest})
 	}

@@ -267,13 +267,33 @@ func (l *List) Mirrored(overrides []string) (map[string]string, error) {
 	return mirrors, errors.Join(faults...)
 }
 
-// Rewritten is the file with these digests, one for each image, and day, such as "2026-11-26", where a digest is another than before. All
-// else, comments included, stays as it is byte for byte.
-func (l *List) Rewritten(digests []string, day string) ([]byte, error) {
+// Named are the images with these names, each with or without its tag; all for no names. The error lists every name that the list has not.
+func (l *List) Named(names []string) ([]Image, error) {
+	if len(names) == 0 {
+		return l.Images, nil
+	}
+	var named []Image
+	for _, i := range l.Images {
+		if slices.Contains(names, i.Name) || slices.Contains(names, i.Tagged()) {
+			named = append(named, i)
+		}
+	}
+	var faults []error
+	for _, name := range names {
+		if !slices.ContainsFunc(named, func(i Image) bool { return name == i.Name || name == i.Tagged() }) {
+			faults = append(faults, fmt.Errorf("%s lists no image %q", l.file, name))
+		}
+	}
+	return named, errors.Join(faults...)
+}
+
+// Rewritten is the file with these digests, by name:tag, and day, such as "2026-11-26", where a digest is another than before. All else,
+// comments included, stays as it is byte for byte.
+func (l *List) Rewritten(digests map[string]string, day string) ([]byte, error) {
 	var edits []edit
-	for n, i := range l.Images {
-		if digests[n] != i.Digest {
-			edits = append(edits, edit{i.digestAt, digests[n]}, edit{i.takenAt, day})
+	for _, i := range l.Images {
+		if d, ok := digests[i.Tagged()]; ok && d != i.Digest {
+			edits = append(edits, edit{i.digestAt, d}, edit{i.takenAt, day})
 		}
 	}
 	// From the end to the beginning, so that no edit moves the place of another.

@@ -88,7 +88,8 @@ images:
 func TestOnlyDigestsAndDaysAreRewritten(t *testing.T) {
 	raw := strings.Replace(commented, "ZEROS", zeros, 1)
 	l := decode(t, raw)
-	out, err := l.Rewritten([]string{ones, ones, ones, zeros}, "2026-11-26")
+	all := map[string]string{"a.test/a:v1": ones, "a.test/b:v1": ones, "a.test/d:v1": ones, "a.test/c:v1": zeros}
+	out, err := l.Rewritten(all, "2026-11-26")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,10 +105,10 @@ func TestOnlyDigestsAndDaysAreRewritten(t *testing.T) {
 	if i := again.Images[1]; i.Digest != ones || i.Taken != "2026-11-26" {
 		t.Errorf("the second image is %+v", i)
 	}
-	if _, err := l.Rewritten([]string{ones, ones, ones, zeros}, "today"); err == nil {
+	if _, err := l.Rewritten(all, "today"); err == nil {
 		t.Error("a day that the list itself would refuse: want an error")
 	}
-	same, err := again.Rewritten([]string{ones, ones, ones, zeros}, "2027-01-01")
+	same, err := again.Rewritten(all, "2027-01-01")
 	if err != nil || string(same) != string(out) {
 		t.Errorf("nothing changed, yet it was rewritten: %v\n%s", err, cmp.Diff(string(out), string(same)))
 	}
@@ -121,10 +122,34 @@ func TestAListThatCannotBeRewrittenIsToldSo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := decode(t, head+"images:\n"+images)
-			if out, err := l.Rewritten([]string{zeros, ones}, "2026-11-26"); err == nil || !strings.HasPrefix(err.Error(), "rewriting upstream.yaml: ") {
+			if out, err := l.Rewritten(map[string]string{"a.test/a:v1": zeros, "a.test/b:v1": ones}, "2026-11-26"); err == nil || !strings.HasPrefix(err.Error(), "rewriting upstream.yaml: ") {
 				t.Errorf("want an error, got %v and\n%s", err, out)
 			}
 		})
+	}
+}
+
+func TestAnImageIsNamedWithOrWithoutItsTag(t *testing.T) {
+	l := decode(t, strings.Replace(commented, "ZEROS", zeros, 1))
+	for _, tc := range []struct{ names, want string }{
+		{"", "a.test/a:v1 a.test/b:v1 a.test/d:v1 a.test/c:v1"}, {"a.test/c a.test/b:v1", "a.test/b:v1 a.test/c:v1"},
+	} {
+		named, err := l.Named(strings.Fields(tc.names))
+		var got []string
+		for _, i := range named {
+			got = append(got, i.Tagged())
+		}
+		if err != nil || strings.Join(got, " ") != tc.want {
+			t.Errorf("%q: want %s, got %s, %v", tc.names, tc.want, got, err)
+		}
+	}
+	_, err := l.Named([]string{"a.test/a:v2", "a.test/a", "a"})
+	if want := "upstream.yaml lists no image \"a.test/a:v2\"\nupstream.yaml lists no image \"a\""; err == nil || err.Error() != want {
+		t.Errorf("want %s, got %v", want, err)
+	}
+	part, err := l.Rewritten(map[string]string{"a.test/b:v1": ones}, "2026-11-26")
+	if err != nil || strings.Count(string(part), ones) != 1 || strings.Count(string(part), "unresolved") != 2 {
+		t.Errorf("one image rewritten: %v\n%s", err, part)
 	}
 }
 
@@ -168,9 +193,9 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		digests := make([]string, len(l.Images))
-		for n := range digests {
-			digests[n] = ones
+		digests := map[string]string{}
+		for _, i := range l.Images {
+			digests[i.Tagged()] = ones
 		}
 		out, err := l.Rewritten(digests, "2026-11-26")
 		if err != nil {

@@ -61,12 +61,12 @@ func (a Answer) State() State {
 	return StateDrifted
 }
 
-// Resolve asks what the tags of the list's images mean, for a platform such as "linux/amd64". Every image has its answer, in the list's order.
-func (c *Client) Resolve(ctx context.Context, l *List, platform string) []Answer {
-	answers := make([]Answer, len(l.Images))
+// Resolve asks what the tags of the images mean, for a platform such as "linux/amd64". Every image has its answer, in their order.
+func (c *Client) Resolve(ctx context.Context, images []Image, platform string) []Answer {
+	answers := make([]Answer, len(images))
 	var g errgroup.Group
 	g.SetLimit(askedAtOnce)
-	for n, i := range l.Images {
+	for n, i := range images {
 		g.Go(func() error {
 			answers[n] = Answer{Image: i}
 			answers[n].Digest, answers[n].Err = c.resolve(ctx, i, platform)

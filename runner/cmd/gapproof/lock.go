@@ -85,22 +85,26 @@ func (a *app) bundleLock() *cobra.Command {
 	var from sourceOptions
 	var verify bool
 	c := &cobra.Command{
-		Use:   "lock",
+		Use:   "lock [IMAGE ...]",
 		Short: "Take the digests of the images that may be pulled, or tell which tags have drifted",
 		Long: `lock asks the registries what the tags in images/upstream.yaml mean, checks that each is an index with an image for this platform, and
 writes the digests, with today's date where one changed, into that file; comments stay. Where one tag cannot be resolved nothing is
-written. Review the change as you would any other: from then on bundle create --source upstream pulls these digests and nothing else.
+written. With names of images, such as registry.k8s.io/etcd, it asks for those alone. Review the change as you would any other: from then on bundle create --source upstream pulls these digests and nothing else.
 
 --verify writes nothing and tells which tags stand for something else than the file says. It exits 1 when one has drifted; else 4 when a
 registry could not be asked, 2 when a digest is not known yet, and 0 when all are as written.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
 			u, err := from.upstream(a)
 			if err != nil {
 				return err
 			}
-			end := a.waiting(fmt.Sprintf("asking for %d tags", len(u.List.Images)))
-			answers := u.Client.Resolve(c.Context(), u.List, bundle.Platform())
+			asked, err := u.List.Named(args)
+			if err != nil {
+				return usageError{err}
+			}
+			end := a.waiting(fmt.Sprintf("asking for %d tags", len(asked)))
+			answers := u.Client.Resolve(c.Context(), asked, bundle.Platform())
 			end()
 			if verify {
 				return a.verifyTags(answers, from)
@@ -151,15 +155,15 @@ func became(r upstream.Answer) string {
 
 // writeDigests writes the answers into the list's file, all or none, and prints what changed.
 func (a *app) writeDigests(list *upstream.List, answers []upstream.Answer) error {
-	digests := make([]string, len(answers))
+	digests := map[string]string{}
 	var faults []error
 	changed := 0
-	for n, r := range answers {
+	for _, r := range answers {
 		if r.Err != nil {
 			faults = append(faults, fmt.Errorf("resolving %s: %w", r.Image.Tagged(), r.Err))
 			continue
 		}
-		digests[n] = r.Digest
+		digests[r.Image.Tagged()] = r.Digest
 		if r.State() != upstream.StateSame {
 			changed++
 		}

@@ -143,7 +143,10 @@ func Decode(raw []byte, file string) (*List, error) {
 	}
 	for n, e := range d.Images {
 		node := list.Content[n]
-		i := Image{Name: e.Name, Tag: e.Tag, Digest: e.Digest, Taken: e.Taken, Line: node.Line, digestAt: placeOf(node, "digest"), takenAt: placeOf(node, "taken")}
+		i := Image{
+			Name: e.Name, Tag: e.Tag, Digest: e.Digest, Taken: e.Taken, Line: node.Line,
+			digestAt: placeOf(node, "digest"), takenAt: placeOf(node, "taken"),
+		}
 		c.image(n, node, &i)
 		l.Images = append(l.Images, i)
 	}

@@ -54,19 +54,19 @@ func ReadUpstream(imagesDir string) (*upstream.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	tags := map[string]string{}
+	tags := map[string][]string{}
 	for _, c := range all {
 		for _, i := range c.Images {
-			tags[i.Name] = i.Tag
+			tags[i.Name] = append(tags[i.Name], i.Tag)
 		}
 	}
 	var faults []error
 	for n, i := range list.Images {
-		switch tag, ok := tags[i.Name]; {
-		case !ok:
+		switch have := tags[i.Name]; {
+		case len(have) == 0:
 			faults = append(faults, fmt.Errorf("%s:%d: images[%d].name: no component has an image %s", file, i.Line, n, i.Name))
-		case tag != i.Tag:
-			faults = append(faults, fmt.Errorf("%s:%d: images[%d].tag: is %s, its component's is %s", file, i.Line, n, i.Tag, tag))
+		case !slices.Contains(have, i.Tag):
+			faults = append(faults, fmt.Errorf("%s:%d: images[%d].tag: is %s, its component's is %s", file, i.Line, n, i.Tag, strings.Join(have, ", ")))
 		}
 	}
 	return list, errors.Join(faults...)
@@ -176,7 +176,7 @@ func blobsOf(manifest []byte) ([]v1.Descriptor, error) {
 	}
 	var blobs []v1.Descriptor
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
-		if d.MediaType.IsLayer() && !d.MediaType.IsDistributable() {
+		if !d.MediaType.IsDistributable() {
 			return nil, fmt.Errorf("layer %s may not be distributed, says its media type %s", d.Digest, d.MediaType)
 		}
 		if d.Digest.Algorithm != "sha256" || d.Size < 0 {

@@ -450,6 +450,29 @@ func TestABlobThatRottedInTheCacheIsFetchedAgain(t *testing.T) {
 	}
 }
 
+func TestBlobsAreListedOnceAndOnlyOfAKindThatCanBeKept(t *testing.T) {
+	digest := func(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+	manifest := func(layerType, digest string, size int) []byte {
+		return fmt.Appendf(nil, `{"config":{"digest":%q,"size":1},"layers":[{"mediaType":%q,"digest":%q,"size":%d},{"digest":%[3]q,"size":%[4]d}]}`,
+			"sha256:"+strings.Repeat("0", 64), layerType, digest, size)
+	}
+	blobs, err := blobsOf(manifest("application/vnd.oci.image.layer.v1.tar+gzip", digest("1"), 2))
+	if err != nil || len(blobs) != 2 || blobs[0].Digest.String() != digest("0") || blobs[1].Digest.String() != digest("1") {
+		t.Errorf("want the configuration and one layer, got %v, %v", blobs, err)
+	}
+	for want, raw := range map[string][]byte{
+		"may not be distributed":           manifest("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", digest("1"), 2),
+		"of -1 bytes":                      manifest("", digest("1"), -1),
+		"only sha256":                      manifest("", "sha512:"+strings.Repeat("1", 128), 2),
+		"decoding the manifest":            []byte("["),
+		"only sha256 and a size are under": []byte("{}"),
+	} {
+		if _, err := blobsOf(raw); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q, got %v", want, err)
+		}
+	}
+}
+
 func TestWhatCannotBePulledMakesNoLab(t *testing.T) {
 	s := newSite(t)
 	sound := hashOf(t, s.push(t, "two:v2", Platform())).String()

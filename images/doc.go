@@ -8,6 +8,8 @@
 //	<lab>/files/<path>     every File by its path
 //
 // The folders beside this file hold one component each: what is in the image, and a go.mod of its own where it is built from
-// modules. The trap: a tag is only a name here. What is served, loaded and run is decided by the digest in the lock, so two
-// names with one digest are one image and a name without a digest does not exist.
+// modules. upstream.yaml lists the images that may be pulled from registries instead, by digest.
+//
+// The trap: a tag is only a name here. What is served, loaded and run is decided by the digest in the lock, so two names with one digest
+// are one image and a name without a digest does not exist.
 package images

@@ -42,7 +42,8 @@ type Image struct {
 	Component string `json:"component"`
 	// Profile is the CNI profile that needs it ("calico", "cilium"), "race" for peers' images, or empty for every lab.
 	Profile string `json:"profile,omitempty"`
-	// Built lists the module or package versions it was built from, such as "k8s.io/kubernetes v1.37.2", sorted.
+	// Built lists the module or package versions it was built from, such as "k8s.io/kubernetes v1.37.2", sorted. It is empty for an image
+	// that was pulled from a registry, and for one of our own code alone; what either is made of is in its SBOM.
 	Built []string `json:"built,omitempty"`
 }
 

@@ -80,6 +80,11 @@ func HostPackages() []string {
 // Cancelling ctx stops the build within seconds; what was finished stays in the cache. One build runs at a time on a cache: a
 // second one waits. The error is a *MissingError when the host lacks packages, and wraps a *CommandError when a command failed.
 func CreateFromModules(ctx context.Context, dst string, o Options) (*images.Lock, error) {
+	return create(ctx, dst, o, nil)
+}
+
+// create builds the lab, and pulls what from lists. A nil from lists nothing.
+func create(ctx context.Context, dst string, o Options, from *Upstream) (*images.Lock, error) {
 	o, err := o.defaulted()
 	if err != nil {
 		return nil, err
@@ -95,6 +100,10 @@ func CreateFromModules(ctx context.Context, dst string, o Options) (*images.Lock
 	if err != nil {
 		return nil, err
 	}
+	pulls, err := from.chosen(chosen)
+	if err != nil {
+		return nil, err
+	}
 	store, release, err := openCache(ctx, filepath.Join(o.CacheDir, "build"), func() {
 		o.Log.Info("waiting for another build on the same cache")
 	})
@@ -102,7 +111,7 @@ func CreateFromModules(ctx context.Context, dst string, o Options) (*images.Lock
 		return nil, err
 	}
 	defer release()
-	p, err := newPlan(ctx, all, chosen, store, o.Log)
+	p, err := newPlan(ctx, all, chosen, store, o.Log, pulls)
 	if err != nil {
 		return nil, fmt.Errorf("planning the build: %w", err)
 	}

@@ -23,10 +23,10 @@ const (
 	inventoryName = "inventory.json"
 )
 
-// inventoryStep reads what an image is made of out of its layers.
-func (p *plan) inventoryStep(i *ImageSpec, layers []*step) (*step, error) {
-	keys := make([]string, len(layers))
-	for n, l := range layers {
+// inventoryStep reads what an image is made of out of the steps that give it. open is called when those have run.
+func (p *plan) inventoryStep(i *ImageSpec, from []*step, open func() (v1.Image, error)) (*step, error) {
+	keys := make([]string, len(from))
+	for n, l := range from {
 		keys[n] = l.key
 	}
 	key, err := keyOf("inventory", struct {
@@ -36,14 +36,11 @@ func (p *plan) inventoryStep(i *ImageSpec, layers []*step) (*step, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &step{title: "inventory of " + i.Name, key: key, needs: layers}
+	s := &step{title: "inventory of " + i.Name, key: key, needs: from}
 	s.run = func(ctx context.Context, dir string, _ *entry) error {
-		img := empty.Image
-		for _, l := range layers {
-			var err error
-			if img, err = mutate.AppendLayers(img, layerOf{l.entry}); err != nil {
-				return fmt.Errorf("taking the inventory of %s: %w", i.Name, err)
-			}
+		img, err := open()
+		if err != nil {
+			return fmt.Errorf("taking the inventory of %s: %w", i.Name, err)
 		}
 		if err := writeInventory(ctx, img, dir); err != nil {
 			return fmt.Errorf("taking the inventory of %s: %w", i.Name, err)
@@ -51,6 +48,18 @@ func (p *plan) inventoryStep(i *ImageSpec, layers []*step) (*step, error) {
 		return nil
 	}
 	return p.shared(s), nil
+}
+
+// stacked is an image of the layers that steps have made.
+func stacked(layers []*step) (v1.Image, error) {
+	img := empty.Image
+	for _, l := range layers {
+		var err error
+		if img, err = mutate.AppendLayers(img, layerOf{l.entry}); err != nil {
+			return nil, err
+		}
+	}
+	return img, nil
 }
 
 // writeInventory reads the image's file system as its layers make it together, and writes what it is made of into dir.

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/gapproof/gapproof/images"
@@ -100,7 +101,7 @@ func assembleImage(i *ImageSpec, layers []*entry) (v1.ImageIndex, error) {
 type lab struct {
 	dir   string // being written, beside dst
 	lock  images.Lock
-	index v1.ImageIndex
+	index v1.IndexManifest
 }
 
 // newLab makes an empty lab directory beside dst and removes what an interrupted build left there.
@@ -122,7 +123,7 @@ func newLab(dst string) (*lab, error) {
 	l := &lab{
 		dir:   dir,
 		lock:  images.Lock{Version: images.LockVersion, Platform: goos + "/" + goarch, Images: []images.Image{}, Files: []images.File{}},
-		index: mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
+		index: v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}},
 	}
 	if err := errors.Join(os.Chmod(dir, 0o755), os.MkdirAll(l.blobs(), 0o755), os.Mkdir(filepath.Join(dir, "files"), 0o755)); err != nil {
 		return nil, fmt.Errorf("making the lab directory: %w", err)
@@ -161,19 +162,22 @@ func (l *lab) addImage(c *Component, i *ImageSpec, layers []*entry) error {
 		}
 		line.Size += int64(len(d))
 	}
-	digest, err := index.Digest()
+	d, err := partial.Descriptor(index)
 	if err != nil {
 		return fmt.Errorf("describing %s: %w", i.Name, err)
 	}
-	line.Digest = digest.String()
+	line.Digest = d.Digest.String()
+	return l.addLine(line, i, *d)
+}
+
+// addLine adds an image whose blobs are in the layout to the lock, and its index to the layout's.
+func (l *lab) addLine(line images.Image, i *ImageSpec, index v1.Descriptor) error {
 	if i.MaxSize > 0 && line.Size > i.MaxSize {
 		return fmt.Errorf("adding %s: it has %d bytes, its %s allows %d", i.Name, line.Size, componentFile, i.MaxSize)
 	}
 	l.lock.Images = append(l.lock.Images, line)
-	l.index = mutate.AppendManifests(l.index, mutate.IndexAddendum{
-		Add:        index,
-		Descriptor: v1.Descriptor{Annotations: map[string]string{refName: i.Name + ":" + i.Tag}},
-	})
+	index.Annotations = map[string]string{refName: i.Name + ":" + i.Tag}
+	l.index.Manifests = append(l.index.Manifests, index)
 	return nil
 }
 
@@ -224,11 +228,7 @@ func (l *lab) addFile(f FileSpec, e *entry) error {
 // fill adds every image and file of the plan, whose steps have run, and finishes the lab.
 func (l *lab) fill(ctx context.Context, p *plan, dst string) (*images.Lock, error) {
 	for _, i := range p.images {
-		var layers []*entry
-		for _, s := range i.layers {
-			layers = append(layers, s.entry)
-		}
-		if err := l.addImage(i.component, i.spec, layers); err != nil {
+		if err := l.addPlanned(i); err != nil {
 			return nil, err
 		}
 		if err := l.addSBOM(l.lock.Images[len(l.lock.Images)-1], i.inventory.entry); err != nil {
@@ -243,6 +243,18 @@ func (l *lab) fill(ctx context.Context, p *plan, dst string) (*images.Lock, erro
 	return l.finish(ctx, dst)
 }
 
+// addPlanned adds one image of the plan, pulled or built.
+func (l *lab) addPlanned(i imagePlan) error {
+	if i.pull != nil {
+		return l.addPulled(i.component, i.spec, i.digest, i.pull.entry)
+	}
+	var layers []*entry
+	for _, s := range i.layers {
+		layers = append(layers, s.entry)
+	}
+	return l.addImage(i.component, i.spec, layers)
+}
+
 // finish writes lock and index and puts the lab in the place of dst, unless the one there is the same.
 func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 	l.lock.Sort()
@@ -253,7 +265,7 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking what was built: %w", err)
 	}
-	index, err := l.index.RawManifest()
+	index, err := json.Marshal(l.index)
 	if err != nil {
 		return nil, fmt.Errorf("indexing what was built: %w", err)
 	}

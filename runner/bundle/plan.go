@@ -12,7 +12,10 @@ import (
 	"sort"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gapproof/gapproof/runner/bundle/upstream"
 )
 
 // layerRecipe is part of the key of a layer of contents. It changes when the same contents shall give another layer.
@@ -27,7 +30,8 @@ type step struct {
 	network bool    // it waits for archives and disks more than for a processor, so it runs beside the others
 	run     func(ctx context.Context, dir string, e *entry) error
 
-	entry *entry // its output, once there is one
+	entry *entry        // its output, once there is one
+	ended chan struct{} // of a step that has to run: closed when entry is there
 }
 
 // tool is something that a step needs on the host.
@@ -36,11 +40,13 @@ type tool struct {
 	present func(ctx context.Context) bool
 }
 
-// imagePlan is one image and the steps that give its layers, lowest first.
+// imagePlan is one image and the steps that give its layers, lowest first, or the step that pulls it.
 type imagePlan struct {
 	component *Component
 	spec      *ImageSpec
 	layers    []*step
+	pull      *step  // instead of layers, for an image that is pulled
+	digest    string // of its index
 	inventory *step
 }
 
@@ -58,6 +64,7 @@ type plan struct {
 
 	cache    *cache
 	log      *slog.Logger
+	pulls    pulls
 	all      map[string]*Component
 	binaries map[string]*binaryOrigin // by "<component>/<binary>"
 	known    map[string]*step         // by key: two images may need one step
@@ -71,9 +78,9 @@ type binaryOrigin struct {
 }
 
 // newPlan finds the steps of everything in chosen, and which of them the cache has not.
-func newPlan(ctx context.Context, all, chosen []*Component, store *cache, log *slog.Logger) (*plan, error) {
+func newPlan(ctx context.Context, all, chosen []*Component, store *cache, log *slog.Logger, pulls pulls) (*plan, error) {
 	p := &plan{
-		cache: store, log: log,
+		cache: store, log: log, pulls: pulls,
 		all: map[string]*Component{}, binaries: map[string]*binaryOrigin{}, known: map[string]*step{},
 	}
 	for _, c := range all {
@@ -107,6 +114,9 @@ func newPlan(ctx context.Context, all, chosen []*Component, store *cache, log *s
 
 func (p *plan) addImage(ctx context.Context, c *Component, i *ImageSpec) error {
 	ip := imagePlan{component: c, spec: i}
+	if from, ok := p.pulls.images[i.Name+":"+i.Tag]; ok {
+		return p.addPull(ip, from)
+	}
 	if i.Root != "" {
 		s, err := p.rootStep(p.all[i.Root])
 		if err != nil {
@@ -127,11 +137,31 @@ func (p *plan) addImage(ctx context.Context, c *Component, i *ImageSpec) error {
 		}
 	}
 	var err error
-	if ip.inventory, err = p.inventoryStep(i, ip.layers); err != nil {
+	if ip.inventory, err = p.inventoryStep(i, ip.layers, func() (v1.Image, error) { return stacked(ip.layers) }); err != nil {
 		return err
 	}
 	if err := p.require(ip.inventory); err != nil {
 		return err
+	}
+	p.images = append(p.images, ip)
+	return nil
+}
+
+// addPull plans an image that is pulled.
+func (p *plan) addPull(ip imagePlan, from upstream.Image) error {
+	var err error
+	if ip.pull, err = p.pullStep(from); err != nil {
+		return err
+	}
+	ip.digest = from.Digest
+	ip.inventory, err = p.inventoryStep(ip.spec, []*step{ip.pull}, func() (v1.Image, error) { return openPulled(ip.pull.entry, from.Digest) })
+	if err != nil {
+		return err
+	}
+	for _, s := range []*step{ip.pull, ip.inventory} {
+		if err := p.require(s); err != nil {
+			return err
+		}
 	}
 	p.images = append(p.images, ip)
 	return nil
@@ -158,6 +188,7 @@ func (p *plan) require(s *step) error {
 			return err
 		}
 	}
+	s.ended = make(chan struct{})
 	p.steps = append(p.steps, s)
 	return nil
 }
@@ -388,13 +419,32 @@ func (p *plan) run(ctx context.Context, r *reporter) error {
 }
 
 func (p *plan) runStep(ctx context.Context, s *step, r *reporter) error {
+	for _, n := range s.needs {
+		if err := n.wait(ctx); err != nil {
+			return err
+		}
+	}
 	finished := r.begin(s.title)
 	e, err := p.cache.put(s.key, s.title, func(dir string, e *entry) error { return s.run(ctx, dir, e) })
 	if err != nil {
 		return err
 	}
 	s.entry = e
+	close(s.ended)
 	return finished()
+}
+
+// wait waits for the output of a step that runs beside the caller's. It does not where the cache had it.
+func (s *step) wait(ctx context.Context) error {
+	if s.ended == nil {
+		return nil
+	}
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		return stopped(ctx)
+	}
 }
 
 // debianTool tells whether the host has what a Debian package provides, without asking dpkg: the host may have it from elsewhere.

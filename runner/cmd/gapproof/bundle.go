@@ -43,22 +43,26 @@ func (a *app) bundle() *cobra.Command {
 		Use:   "bundle",
 		Short: "Make the lab's images and their lock, sign them, carry them across the gap",
 	}
-	c.AddCommand(a.bundleCreate(), a.bundleKey(), a.bundleSign(), a.bundleVerify(), a.bundleInspect(), a.bundleDiff(), a.bundleLoad(), a.bundleServe())
+	c.AddCommand(a.bundleCreate(), a.bundleLock(), a.bundleKey(), a.bundleSign(), a.bundleVerify(), a.bundleInspect(), a.bundleDiff(), a.bundleLoad(), a.bundleServe())
 	group(c)
 	return c
 }
 
 func (a *app) bundleCreate() *cobra.Command {
-	var imagesDir string
+	var from sourceOptions
 	var pods []string
 	var race bool
 	var o packOptions
 	c := &cobra.Command{
 		Use:   "create",
-		Short: "Build every image of the lab from Go modules and Debian packages",
-		Long: `create builds the images that the folder images/ describes into an OCI layout with a lock, below the cache directory.
+		Short: "Make every image of the lab, from Go modules and Debian packages or from registries",
+		Long: `create makes the images that the folder images/ describes into an OCI layout with a lock, below the cache directory.
 Steps are cached by content: a second build does nothing, an interrupted one goes on where it was. With --out the lab, this
 program and the included folders are written as one bundle, signed with --key or later with gapproof bundle sign.
+
+--source modules builds all of them on this host, from Go modules and Debian packages. --source upstream pulls those that
+images/upstream.yaml lists, by the digest it gives them, and builds the rest: the node, the probe, the witness and the pod network none.
+Credentials for registries are docker's (docker login). A digest that is not known yet is refused; gapproof bundle lock takes it.
 
 Without --cni the lab has the pod networks ` + strings.Join(labProfiles(), " and ") + `, and a bundle all there are: a site that only loads it could not
 build another.`,
@@ -72,8 +76,8 @@ build another.`,
 				profiles = append(profiles, "race")
 			}
 			started := time.Now()
-			lock, err := bundle.CreateFromModules(c.Context(), a.labDir(), bundle.Options{
-				ImagesDir: imagesDir, CacheDir: a.cacheDir, Profiles: profiles, Log: a.log, Progress: a.building,
+			lock, err := a.create(c.Context(), from, bundle.Options{
+				ImagesDir: from.imagesDir, CacheDir: a.cacheDir, Profiles: profiles, Log: a.log, Progress: a.building,
 			})
 			if err != nil {
 				return err
@@ -89,7 +93,8 @@ build another.`,
 		},
 	}
 	o.flags(c)
-	c.Flags().StringVar(&imagesDir, "images", "images", "images folder of a checkout")
+	from.flags(c)
+	c.Flags().StringVar(&from.source, "source", sourceModules, "where images come from, "+sourceModules+" (this host) or "+sourceUpstream+" (registries, by digest)")
 	c.Flags().StringSliceVar(&pods, "cni", nil, "pod networks to build, some of "+strings.Join(cni.Names(), ", ")+", or "+allProfiles)
 	c.Flags().BoolVar(&race, "race", false, "also build the peers' probe image, for make race")
 	return c

@@ -1,0 +1,430 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+)
+
+// registryUnder is a registry on loopback with a layer before it that can spoil what it answers.
+type registryUnder struct {
+	host string
+
+	mu    sync.Mutex
+	asked map[string]int // by method and path
+	// spoil answers in the registry's place, or returns false. n is how often the same was asked before.
+	spoil func(w http.ResponseWriter, r *http.Request, n int) bool
+}
+
+func newRegistry(t testing.TB) *registryUnder {
+	t.Helper()
+	u := &registryUnder{asked: map[string]int{}}
+	within := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.mu.Lock()
+		what, spoil := r.Method+" "+r.URL.Path, u.spoil
+		n := u.asked[what]
+		u.asked[what]++
+		u.mu.Unlock()
+		if spoil == nil || !spoil(w, r, n) {
+			within.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	u.host = strings.TrimPrefix(s.URL, "http://")
+	return u
+}
+
+// spoilWith sets what spoils the answers from now on, and forgets what was asked.
+func (u *registryUnder) spoilWith(spoil func(w http.ResponseWriter, r *http.Request, n int) bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.spoil, u.asked = spoil, map[string]int{}
+}
+
+func (u *registryUnder) times(what string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.asked[what]
+}
+
+// push makes an index for these platforms and gives it a tag.
+func (u *registryUnder) push(t testing.TB, tagged string, platforms ...string) v1.ImageIndex {
+	t.Helper()
+	var index v1.ImageIndex = empty.Index
+	for _, p := range platforms {
+		img, err := random.Image(2000, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		platform, err := v1.ParsePlatform(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: platform}})
+	}
+	ref, err := name.ParseReference(u.host + "/" + tagged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(ref, index); err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+func (u *registryUnder) client(t testing.TB) *Client {
+	t.Helper()
+	c, err := NewClient(Options{Mirrors: map[string]string{"a.test": u.host}, Wait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func digestOf(t testing.TB, d interface{ Digest() (v1.Hash, error) }) string {
+	t.Helper()
+	h, err := d.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.String()
+}
+
+// aLayer pushes an image and returns a layer of it: its digest and content.
+func (u *registryUnder) aLayer(t testing.TB) (string, []byte) {
+	t.Helper()
+	index := u.push(t, "one:v1", "linux/amd64")
+	list, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := index.Image(list.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc, err := layers[0].Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	raw, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digestOf(t, layers[0]), raw
+}
+
+// blob fetches a blob and returns what the last try gave.
+func blob(ctx context.Context, c *Client, digest string, size int) ([]byte, error) {
+	var got []byte
+	err := c.Blob(ctx, "a.test/one", digest, int64(size), func(r io.Reader) (err error) {
+		got, err = io.ReadAll(r)
+		return err
+	})
+	return got, err
+}
+
+func TestWhatMayPassIsTriedAgainAndTheRestIsNot(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	path := "GET /v2/one/blobs/" + digest
+	status := func(code int) func(http.ResponseWriter) { return func(w http.ResponseWriter) { w.WriteHeader(code) } }
+	cut := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+		_, _ = w.Write(content[:len(content)/2])
+		w.(http.Flusher).Flush() // else nothing is sent, and net/http itself asks again
+		panic(http.ErrAbortHandler)
+	}
+	other := func(w http.ResponseWriter) { _, _ = w.Write(bytes.Repeat([]byte("x"), len(content))) }
+	long := func(w http.ResponseWriter) { _, _ = w.Write(append(bytes.Clone(content), 'x')) }
+	for name, tc := range map[string]struct {
+		answer func(http.ResponseWriter)
+		bad    int // how many answers are spoilt
+		want   string
+		asked  int
+	}{
+		"503 twice":           {status(503), 2, "", 3},
+		"429 once":            {status(429), 1, "", 2},
+		"503 for ever":        {status(503), 99, "5 tries: ", tries},
+		"a body cut twice":    {cut, 2, "", 3},
+		"a body always cut":   {cut, 99, "5 tries: ", tries},
+		"wrong bytes once":    {other, 1, "", 2},
+		"always wrong bytes":  {other, 99, "error verifying sha256 checksum", tries},
+		"more than was named": {long, 99, "error verifying", tries},
+		"404":                 {status(404), 99, ErrGone.Error(), 1},
+		"403":                 {status(403), 99, "403", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u.spoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				if r.Method+" "+r.URL.Path != path || n >= tc.bad {
+					return false
+				}
+				tc.answer(w)
+				return true
+			})
+			got, err := blob(t.Context(), u.client(t), digest, len(content))
+			switch {
+			case tc.want == "" && (err != nil || !bytes.Equal(got, content)):
+				t.Errorf("want the blob, got %d bytes and %v", len(got), err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("want an error with %q, got %v", tc.want, err)
+			}
+			if n := u.times(path); n != tc.asked {
+				t.Errorf("asked %d times, want %d", n, tc.asked)
+			}
+		})
+	}
+}
+
+func TestABlobOfAnotherSizeThanItsManifestSaysIsRefused(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	for _, size := range []int{0, len(content) - 1, len(content) + 1} {
+		if _, err := blob(t.Context(), u.client(t), digest, size); !errors.Is(err, ErrSize) {
+			t.Errorf("%d bytes for %d: want ErrSize, got %v", len(content), size, err)
+		}
+	}
+}
+
+func TestAFaultOfTheReceiverIsNotTheRegistrys(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	full, calls := errors.New("disk full"), 0
+	err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), func(r io.Reader) error {
+		calls++
+		_, _ = io.CopyN(io.Discard, r, 3)
+		return full
+	})
+	if !errors.Is(err, full) || calls != 1 {
+		t.Errorf("want its error after one call, got %v after %d", err, calls)
+	}
+}
+
+func TestABlobCountsOnlyAfterItsLastByte(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	most := func(r io.Reader) error { _, err := io.CopyN(io.Discard, r, int64(len(content))-1); return err }
+	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err != nil {
+		t.Errorf("a receiver that does not read to the end: %v", err)
+	}
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		_, _ = w.Write(append(bytes.Clone(content[:len(content)-1]), content[len(content)-1]+1))
+		return true
+	})
+	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err == nil {
+		t.Error("another last byte: want an error")
+	}
+}
+
+func TestManifestsOfOtherDigestsAreRefused(t *testing.T) {
+	u := newRegistry(t)
+	index := u.push(t, "one:v1", "linux/amd64")
+	digest := digestOf(t, index)
+	raw, err := u.client(t).Manifest(t.Context(), "a.test/one", digest)
+	want, _ := index.RawManifest()
+	if err != nil || !bytes.Equal(raw, want) {
+		t.Errorf("want the index, got %s, %v", raw, err)
+	}
+	if _, err := u.client(t).Manifest(t.Context(), "a.test/one", zeros); !errors.Is(err, ErrGone) {
+		t.Errorf("a digest that is not there: want ErrGone, got %v", err)
+	}
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/manifests/") {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		_, _ = w.Write([]byte(`{"schemaVersion":2,"manifests":[]}`))
+		return true
+	})
+	if _, err := u.client(t).Manifest(t.Context(), "a.test/one", digest); err == nil || !strings.Contains(err.Error(), "does not match requested digest") {
+		t.Errorf("another manifest: want an error, got %v", err)
+	}
+}
+
+func TestAManifestOfExcessiveSizeIsRefused(t *testing.T) {
+	u := newRegistry(t)
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/manifests/") {
+			return false
+		}
+		_, _ = w.Write(bytes.Repeat([]byte(" "), maxManifest+1))
+		return true
+	})
+	l := []Image{{Name: "a.test/one", Tag: "v1"}}
+	if a := u.client(t).Resolve(t.Context(), l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
+		t.Errorf("want ErrSize, got %v", a.Err)
+	}
+}
+
+func TestCredentialsAreDockers(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("ops:secret"))
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.Header.Get("Authorization") == basic {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="site"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return true
+	})
+	path := "GET /v2/one/blobs/" + digest
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	if _, err := blob(t.Context(), u.client(t), digest, len(content)); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("without credentials: want 401, got %v", err)
+	}
+	if n := u.times(path); n != 1 {
+		t.Errorf("asked %d times without credentials, want once", n)
+	}
+	config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, u.host, strings.TrimPrefix(basic, "Basic "))
+	if err := os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := blob(t.Context(), u.client(t), digest, len(content)); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("with credentials: got %d bytes and %v", len(got), err)
+	}
+}
+
+func TestPlainHTTPIsSpokenWithLoopbackAlone(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		http.Redirect(w, r, "http://registry.invalid/blob", http.StatusTemporaryRedirect)
+		return true
+	})
+	if _, err := blob(t.Context(), u.client(t), digest, len(content)); !errors.Is(err, ErrPlainHTTP) {
+		t.Errorf("sent elsewhere: want ErrPlainHTTP, got %v", err)
+	}
+	for host, want := range map[string]bool{"localhost": true, "127.0.0.1": true, "127.9.0.1": true, "::1": true,
+		"10.0.0.1": false, "a.localhost": false, "registry.local": false, "localhost.example.org": false, "": false} {
+		if got := loopback(host); got != want {
+			t.Errorf("loopback(%q): want %t", host, want)
+		}
+	}
+}
+
+func TestATryInWhichNothingComesEnds(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || n > 0 {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+		_, _ = w.Write(content[:10])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	c := u.client(t)
+	c.stall = 200 * time.Millisecond
+	if got, err := blob(t.Context(), c, digest, len(content)); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("want the blob of the second try, got %d bytes and %v", len(got), err)
+	}
+}
+
+func TestCancellingEndsTheTries(t *testing.T) {
+	u := newRegistry(t)
+	digest, content := u.aLayer(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("interrupted")
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			cancel(cause)
+			w.WriteHeader(503)
+			return true
+		}
+		return false
+	})
+	if _, err := blob(ctx, u.client(t), digest, len(content)); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
+		t.Errorf("want the cause, got %v", err)
+	}
+	if n := u.times("GET /v2/one/blobs/" + digest); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+}
+
+func TestResolveTellsWhatEachTagHasComeTo(t *testing.T) {
+	u := newRegistry(t)
+	same := digestOf(t, u.push(t, "same:v1", "linux/arm64", "linux/amd64"))
+	fresh := digestOf(t, u.push(t, "fresh:v1", "linux/amd64"))
+	moved := digestOf(t, u.push(t, "moved:v1", "linux/amd64"))
+	arm := digestOf(t, u.push(t, "arm:v1", "linux/arm64"))
+	img, err := random.Image(10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	single, err := name.ParseReference(u.host + "/single:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(single, img); err != nil {
+		t.Fatal(err)
+	}
+	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if strings.HasPrefix(r.URL.Path, "/v2/ill/") {
+			w.WriteHeader(500)
+			return true
+		}
+		return false
+	})
+	var l []Image
+	for _, i := range []struct{ name, digest string }{
+		{"same", same}, {"fresh", ""}, {"moved", zeros}, {"gone", zeros}, {"ill", zeros}, {"arm", zeros}, {"single", zeros}, {"arm", ""},
+	} {
+		l = append(l, Image{Name: "a.test/" + i.name, Tag: "v1", Digest: i.digest})
+	}
+	type told struct {
+		State  State
+		Digest string
+	}
+	var got []told
+	answers := u.client(t).Resolve(t.Context(), l, "linux/amd64")
+	for _, a := range answers {
+		got = append(got, told{a.State(), a.Digest})
+	}
+	want := []told{{StateSame, same}, {StateNew, fresh}, {StateDrifted, moved}, {StateDrifted, ""}, {StateUnasked, ""}, {StateDrifted, ""}, {StateDrifted, ""}, {StateUnasked, ""}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("answers (-want +got):\n%s", d)
+	}
+	for n, want := range map[int]error{3: ErrGone, 5: ErrPlatform, 6: ErrNotIndex, 7: ErrPlatform} {
+		if !errors.Is(answers[n].Err, want) {
+			t.Errorf("%s: want %v, got %v", answers[n].Image.Name, want, answers[n].Err)
+		}
+	}
+	if arm == moved {
+		t.Fatal("two images are the same: nothing was compared")
+	}
+}

@@ -3,7 +3,7 @@
 // [New] joins a [Dialer] and a [Listeners]; [Agent.Serve] answers on a socket from [Listen], which is on the pod's loopback alone, so that
 // only the API server's port-forward reaches it, which no policy can cut. Requests carry the run's bearer token:
 //
-//	POST /v1/attempts   one attempt per line; one outcome per line, as they come
+//	POST /v1/attempts   one attempt per line; one outcome per line, as they come (no more of them at once than ?at-once=N)
 //	POST /v1/cut        one token per line; their attempts end at once, with an outcome of kind OutcomeUnknown that says so
 //	POST /v1/arrivals   one token per line; their arrivals (or all of them with ?since=CURSOR)
 //	GET  /v1/health     the agent's identity and the self-checks of its listeners

@@ -281,6 +281,40 @@ func TestConcurrencyIsBoundedOverAllRequests(t *testing.T) {
 	}
 }
 
+func TestARequestMayBoundItsOwnConcurrency(t *testing.T) {
+	const bound, each = 2, 40
+	d := &dialer{hold: make(chan struct{})}
+	url, _ := serve(t, d, listeners{}, Options{Concurrency: 5})
+	var body strings.Builder
+	for n := range each {
+		body.WriteString(attemptLine(fmt.Sprint(n)))
+	}
+	done := make(chan map[string]probes.Outcome)
+	go func() {
+		outcomes, _, _ := answer(t, post(t, fmt.Sprintf("%s%s?%s=%d", url, stream.PathAttempts, stream.AtOnceParameter, bound), strings.NewReader(body.String())))
+		done <- outcomes
+	}()
+	for began := time.Now(); d.atOnce.Load() < bound; time.Sleep(time.Millisecond) {
+		if time.Since(began) > ample {
+			t.Fatalf("want %d attempts at once, got %d", bound, d.atOnce.Load())
+		}
+	}
+	close(d.hold)
+	if outcomes := <-done; len(outcomes) != each {
+		t.Errorf("want %d outcomes, got %d", each, len(outcomes))
+	}
+	if got := d.mostAtOnce.Load(); got != bound {
+		t.Errorf("want %d at once, got %d", bound, got)
+	}
+	for _, bad := range []string{"0", "-1", "many"} {
+		response := post(t, url+stream.PathAttempts+"?"+stream.AtOnceParameter+"="+bad, strings.NewReader(attemptLine("a")))
+		response.Body.Close()
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("at once %q: %s, want 400", bad, response.Status)
+		}
+	}
+}
+
 func TestStoppingEndsRunningAttemptsWithErrors(t *testing.T) {
 	for name, waiting := range map[string]string{
 		"with an attempt that waits for a slot": attemptLine("c"),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,6 +22,11 @@ var errStopping = errors.New("agent is stopping, or its caller has gone")
 // serveAttempts runs the attempts of the request's lines and writes their outcomes. This goroutine writes; another reads and starts the
 // attempts, so that neither direction waits for the other.
 func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
+	atOnce, err := a.atOnce(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	control := http.NewResponseController(w)
 	if err := control.EnableFullDuplex(); err != nil {
 		http.Error(w, err.Error(), http.StatusHTTPVersionNotSupported)
@@ -35,7 +41,7 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 	out := loopback.NewWriter(w)
 	defer out.Done()
 	lines := make(chan stream.Line, a.opts.Concurrency)
-	go a.runLines(ctx, stream.NewReader(r.Body, stream.MaxRequestLine), lines)
+	go a.runLines(ctx, stream.NewReader(r.Body, stream.MaxRequestLine), atOnce, lines)
 	if err := out.Flush(); err != nil { // the head, so that the caller knows it was heard
 		cancel(err)
 	}
@@ -55,9 +61,23 @@ func (a *Agent) serveAttempts(w http.ResponseWriter, r *http.Request) {
 	out.End(end)
 }
 
+// atOnce is how many of the request's attempts may run at once.
+func (a *Agent) atOnce(r *http.Request) (int, error) {
+	asked := r.URL.Query().Get(stream.AtOnceParameter)
+	if asked == "" {
+		return a.opts.Concurrency, nil
+	}
+	n, err := strconv.Atoi(asked)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%s: %q is no number of attempts", stream.AtOnceParameter, asked)
+	}
+	return min(n, a.opts.Concurrency), nil
+}
+
 // runLines starts an attempt per line, and closes the channel when the last one has ended.
-func (a *Agent) runLines(ctx context.Context, in *stream.Reader, lines chan<- stream.Line) {
+func (a *Agent) runLines(ctx context.Context, in *stream.Reader, atOnce int, lines chan<- stream.Line) {
 	defer close(lines)
+	own := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	fault := func(status int, err error) {
@@ -89,9 +109,9 @@ func (a *Agent) runLines(ctx context.Context, in *stream.Reader, lines chan<- st
 			lines <- stream.Line{Outcome: &probes.Outcome{
 				AttemptID: id, Kind: probes.Error, Detail: fmt.Sprintf("reading the attempt: %v", err), Started: time.Now(),
 			}}
-		case a.begin(ctx):
+		case a.begin(ctx, own):
 			wg.Go(func() {
-				defer func() { <-a.slots }()
+				defer func() { <-a.slots; <-own }()
 				outcome := a.do(ctx, attempt)
 				lines <- stream.Line{Outcome: &outcome}
 			})
@@ -147,15 +167,22 @@ func (a *Agent) serveCut(w http.ResponseWriter, r *http.Request) {
 	out.End(end)
 }
 
-// begin waits for a slot and for the pace; it is false, with no slot taken, when ctx ended first.
-func (a *Agent) begin(ctx context.Context) bool {
+// begin waits for a slot of the request's own and of the agent's, and for the pace; it is false, with no slot taken, when ctx ended first.
+func (a *Agent) begin(ctx context.Context, own chan struct{}) bool {
+	select {
+	case own <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
 	select {
 	case a.slots <- struct{}{}:
 	case <-ctx.Done():
+		<-own
 		return false
 	}
 	if a.pace.wait(ctx) != nil {
 		<-a.slots
+		<-own
 		return false
 	}
 	return true

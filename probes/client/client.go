@@ -114,9 +114,9 @@ func New(dial func(context.Context) (net.Conn, error), token string, opts Option
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // Run has the agent run the attempts, whose IDs must differ, and calls each with every outcome as it comes, one at a time and in no
-// order. It returns when the agent has answered for all of them, or with the reason why it did not; each attempt without an outcome was
+// order. No more than atOnce of them run at once; zero leaves that to the agent. It returns when the agent has answered for all of them, or with the reason why it did not; each attempt without an outcome was
 // then not begun or its outcome is lost. Batches above the agent's limit go as several requests, one after the other.
-func (c *Client) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (c *Client) Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error {
 	open := make(map[string]struct{}, len(attempts))
 	for i, a := range attempts {
 		if _, ok := open[a.ID]; ok || a.ID == "" {
@@ -125,7 +125,7 @@ func (c *Client) Run(ctx context.Context, attempts []probes.Attempt, each func(p
 		open[a.ID] = struct{}{}
 	}
 	for batch := range slices.Chunk(attempts, stream.MaxBatch) {
-		if err := c.runBatch(ctx, batch, open, each); err != nil {
+		if err := c.runBatch(ctx, batch, atOnce, open, each); err != nil {
 			return fmt.Errorf("running attempts: %w", err)
 		}
 	}
@@ -133,14 +133,18 @@ func (c *Client) Run(ctx context.Context, attempts []probes.Attempt, each func(p
 }
 
 // runBatch is Run for one request. Open holds the IDs without an outcome.
-func (c *Client) runBatch(ctx context.Context, attempts []probes.Attempt, open map[string]struct{}, each func(probes.Outcome)) error {
+func (c *Client) runBatch(ctx context.Context, attempts []probes.Attempt, atOnce int, open map[string]struct{}, each func(probes.Outcome)) error {
 	body, err := encodeLines(attempts)
 	if err != nil {
 		return err
 	}
 	var strange error
 	before := len(open)
-	_, err = c.lines(ctx, stream.PathAttempts, body, func(line stream.Line) {
+	path := stream.PathAttempts
+	if atOnce > 0 {
+		path += "?" + stream.AtOnceParameter + "=" + strconv.Itoa(atOnce)
+	}
+	_, err = c.lines(ctx, path, body, func(line stream.Line) {
 		if line.Outcome == nil {
 			return
 		}
@@ -166,7 +170,7 @@ func (c *Client) Attempts(ctx context.Context, attempts []probes.Attempt) ([]pro
 		outcomes[i].AttemptID = a.ID
 		slots[a.ID] = i
 	}
-	err := c.Run(ctx, attempts, func(o probes.Outcome) { outcomes[slots[o.AttemptID]] = o })
+	err := c.Run(ctx, attempts, 0, func(o probes.Outcome) { outcomes[slots[o.AttemptID]] = o })
 	return outcomes, err
 }
 

@@ -213,7 +213,7 @@ func TestAnAgentThatStopsInABatchLeavesThePartAndIsGone(t *testing.T) {
 	var got []probes.Outcome
 	var once sync.Once
 	var wg sync.WaitGroup
-	err = p.Run(t.Context(), attempts, func(o probes.Outcome) {
+	err = p.Run(t.Context(), attempts, 0, func(o probes.Outcome) {
 		if got = append(got, o); len(got) == 100 {
 			once.Do(func() { wg.Go(p.stop) })
 		}
@@ -390,7 +390,7 @@ func TestAWrongTokenIsTheAgentsAnswer(t *testing.T) {
 	_, health := c.Health(t.Context())
 	for call, err := range map[string]error{
 		"health":   health,
-		"run":      c.Run(t.Context(), p.batch(10, ample), func(probes.Outcome) {}),
+		"run":      c.Run(t.Context(), p.batch(10, ample), 0, func(probes.Outcome) {}),
 		"arrivals": func() error { _, err := c.Arrivals(t.Context(), make([]probes.Token, 1)); return err }(),
 	} {
 		var refusal *client.AgentError
@@ -403,7 +403,7 @@ func TestAWrongTokenIsTheAgentsAnswer(t *testing.T) {
 func TestIDsMustDiffer(t *testing.T) {
 	p := newPod(t, listen.Options{})
 	for _, attempts := range [][]probes.Attempt{{{ID: "a"}, {ID: "a"}}, {{}}} {
-		if err := p.Run(t.Context(), attempts, func(probes.Outcome) {}); err == nil {
+		if err := p.Run(t.Context(), attempts, 0, func(probes.Outcome) {}); err == nil {
 			t.Errorf("%+v: want an error", attempts)
 		}
 	}
@@ -479,7 +479,7 @@ func TestAnswersThatAreNotAnAgentsAreErrors(t *testing.T) {
 				return net.Dial("tcp", server.Listener.Addr().String())
 			}, token, client.Options{})
 			defer c.Close()
-			err := c.Run(t.Context(), []probes.Attempt{{ID: "a"}}, func(probes.Outcome) {})
+			err := c.Run(t.Context(), []probes.Attempt{{ID: "a"}}, 0, func(probes.Outcome) {})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("want an error with %q, got %v", tt.want, err)
 			}

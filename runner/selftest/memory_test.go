@@ -125,12 +125,12 @@ type memoryAgent struct {
 
 var errDead = errors.New("connection refused")
 
-func (a memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (a memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error {
 	m := a.world.m
 	if m.is(m.dead, a.name) {
 		return errDead
 	}
-	return a.Agent.Run(ctx, attempts, func(o probes.Outcome) {
+	return a.Agent.Run(ctx, attempts, atOnce, func(o probes.Outcome) {
 		if m.is(m.dead, o.Responder) || m.is(m.lying, a.name) {
 			o.Kind, o.Responder = probes.TimedOut, ""
 		}

@@ -152,7 +152,7 @@ var errOnPaper = errors.New("a beacon on paper has nothing to ask")
 func (a paperAgent) Cut(context.Context, []probes.Token) error { return nil }
 
 // Run decides each attempt. What is no connection between beacons, such as a lookup, is an error outcome: nothing is known of it.
-func (a paperAgent) Run(_ context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (a paperAgent) Run(_ context.Context, attempts []probes.Attempt, _ int, each func(probes.Outcome)) error {
 	engine, err := a.world.engine()
 	if err != nil {
 		return err

@@ -225,13 +225,13 @@ func (a stagedAgent) step() time.Duration {
 }
 
 // Run makes the attempts.
-func (a stagedAgent) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (a stagedAgent) Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error {
 	ctx, cancel, err := a.due(ctx)
 	defer cancel()
 	if err != nil {
 		return err
 	}
-	return a.Agent.Run(ctx, attempts, func(o probes.Outcome) {
+	return a.Agent.Run(ctx, attempts, atOnce, func(o probes.Outcome) {
 		o.Started = o.Started.Add(a.step())
 		each(o)
 	})

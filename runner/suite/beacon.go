@@ -189,7 +189,7 @@ func (b *beacons) await(ctx context.Context, open map[string]pair, limit time.Du
 			}
 		}
 		kinds := map[string]probes.OutcomeKind{}
-		err := source.Run(ctx, batch, func(o probes.Outcome) { kinds[o.AttemptID] = o.Kind })
+		err := source.Run(ctx, batch, 0, func(o probes.Outcome) { kinds[o.AttemptID] = o.Kind })
 		for id := range open {
 			lit, dark := kinds[id+"/lit"], kinds[id+"/dark"]
 			if lit == probes.Replied && !answered[id] {
@@ -234,7 +234,7 @@ func (b *beacons) resolver(ctx context.Context, attempts []plan.Planned, deadlin
 	answered := 0
 	ctx, cancel := context.WithTimeout(ctx, deadline+askLimit)
 	defer cancel()
-	err := b.world.Agent(b.namespace+"/"+beaconSource).Run(ctx, batch, func(o probes.Outcome) {
+	err := b.world.Agent(b.namespace+"/"+beaconSource).Run(ctx, batch, 0, func(o probes.Outcome) {
 		if o.Kind == probes.Replied {
 			answered++
 		}

@@ -337,7 +337,7 @@ type memoryAgent struct {
 
 var errDead = errors.New("connection refused")
 
-func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var telling sync.Mutex

@@ -26,7 +26,7 @@ type oneAgent struct {
 	err     error
 }
 
-func (a oneAgent) Run(_ context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error {
+func (a oneAgent) Run(_ context.Context, attempts []probes.Attempt, _ int, each func(probes.Outcome)) error {
 	for i, at := range attempts {
 		o := probes.Outcome{AttemptID: at.ID, Kind: probes.TimedOut}
 		if i < a.answers {

@@ -21,8 +21,9 @@ import (
 
 // Agent is the agent of one pod or outside host. An error of any method means that this answer is missing, never that traffic was denied.
 type Agent interface {
-	// Run makes the attempts and calls each, from one goroutine at a time, for every outcome that came back before an error.
-	Run(ctx context.Context, attempts []probes.Attempt, each func(probes.Outcome)) error
+	// Run makes the attempts, no more than atOnce of them at once (zero: as many as the agent allows), and calls each, from one goroutine at a
+	// time, for every outcome that came back before an error.
+	Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error
 	// Cut ends the attempts of these tokens that Run is making. Each gets an outcome of kind OutcomeUnknown, unless it has one.
 	Cut(ctx context.Context, tokens []probes.Token) error
 	// Arrivals returns what the pod's listeners recorded for these tokens; a token without an arrival has no entry.

@@ -375,6 +375,18 @@ func (v *vigil) follow(ctx context.Context, node string) {
 	})
 }
 
+// part tells the attempts that are watched, and end when their packets die, from those that may last to their deadlines.
+func (v *vigil) part(attempts []int) (watched, others []int) {
+	for _, i := range attempts {
+		if _, ok := v.nodes[i]; ok {
+			watched = append(watched, i)
+		} else {
+			others = append(others, i)
+		}
+	}
+	return watched, others
+}
+
 // resolved notes that the attempt has an outcome.
 func (v *vigil) resolved(i int) {
 	v.mu.Lock()

@@ -27,6 +27,8 @@ const (
 	MediaType    = "application/x-ndjson"
 	// SinceParameter is the query parameter of PathArrivals that asks for all arrivals after a cursor, in place of tokens.
 	SinceParameter = "since"
+	// AtOnceParameter is the query parameter of PathAttempts that bounds how many of the request's attempts run at once, at least 1.
+	AtOnceParameter = "at-once"
 )
 
 // The paths of a witness; its health is at PathHealth.

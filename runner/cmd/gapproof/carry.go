@@ -95,7 +95,7 @@ func (a *app) pack(ctx context.Context, lock *images.Lock, o packOptions) error 
 	if err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
-	a.done(fmt.Sprintf("bundle of %d entries, %d MiB, signed by %d keys", len(s.Predicate.Entries), s.Size()>>20, len(w.Keys)), time.Since(started))
+	a.done(fmt.Sprintf("bundle of %d entries, %d MiB, signatures: %d", len(s.Predicate.Entries), s.Size()>>20, len(w.Keys)), time.Since(started))
 	return nil
 }
 

@@ -88,7 +88,7 @@ func (s *signer) write(log io.Writer, r *sealReport, run, evidence string) error
 	if err := writeFile(s.file, func(w io.Writer) error { _, err := w.Write(envelope); return err }); err != nil {
 		return fmt.Errorf("writing the statement: %w", err)
 	}
-	fmt.Fprintf(log, "statement of %s written to %s, signed by %d keys\n", r.Verdict, s.file, len(s.keys))
+	fmt.Fprintf(log, "statement of %s written to %s, signatures: %d\n", r.Verdict, s.file, len(s.keys))
 	return nil
 }
 

@@ -455,3 +455,25 @@ func TestTheProxyRefusesAndDelaysWhatPasses(t *testing.T) {
 		t.Errorf("a request without the proxy's token: %s, want 401", strange.Status)
 	}
 }
+
+func TestOnlyARunThatEndsForItsBeaconsIsUnlit(t *testing.T) {
+	skipped := &report.Report{Scenarios: []report.Scenario{{Name: "skipped"}}}
+	one := &report.Report{Scenarios: []report.Scenario{{Name: "one", Steps: []report.Step{{Judgements: make([]compare.Judgement, 1)}}}}}
+	for _, test := range []struct {
+		name string
+		rep  *report.Report
+		err  error
+		want string // in the reason; empty for no finding
+	}{
+		{"one that ends for its beacons, after one that was skipped", skipped, errors.New("waiting for beacons: not enforced"), ""},
+		{"one in which all was skipped", skipped, nil, "every scenario was skipped"},
+		{"one that went on", one, nil, "beacons flipped"},
+		{"one that ends for something else", nil, errors.New("no API server"), "no API server"},
+		{"one that ends with results", one, errors.New("waiting for beacons: not enforced"), "it has 1 results"},
+	} {
+		found := unlit(test.rep, test.err)
+		if got := len(found) > 0; got != (test.want != "") || got && !strings.Contains(found[0].Reason, test.want) {
+			t.Errorf("%s: found %v, want %q", test.name, found, test.want)
+		}
+	}
+}

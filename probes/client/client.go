@@ -114,8 +114,8 @@ func New(dial func(context.Context) (net.Conn, error), token string, opts Option
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 // Run has the agent run the attempts, whose IDs must differ, and calls each with every outcome as it comes, one at a time and in no
-// order. No more than atOnce of them run at once; zero leaves that to the agent. It returns when the agent has answered for all of them, or with the reason why it did not; each attempt without an outcome was
-// then not begun or its outcome is lost. Batches above the agent's limit go as several requests, one after the other.
+// order. No more than atOnce of them run at once; zero leaves that to the agent. It returns when the agent has answered for all of them, or
+// with the reason why it did not; each attempt without an outcome was then not begun or its outcome is lost. Batches above the agent's limit go as several requests, one after the other.
 func (c *Client) Run(ctx context.Context, attempts []probes.Attempt, atOnce int, each func(probes.Outcome)) error {
 	open := make(map[string]struct{}, len(attempts))
 	for i, a := range attempts {

@@ -199,6 +199,29 @@ func TestHealthTellsOfAgentAndListeners(t *testing.T) {
 	}
 }
 
+func TestABatchIsMadeNoMoreThanSoManyAtOnce(t *testing.T) {
+	p := newPod(t, listen.Options{})
+	silent, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	attempts := p.batch(4, 50*time.Millisecond)
+	for i := range attempts {
+		attempts[i].Protocol, attempts[i].Destination = probes.UDP, silent.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
+	var ended time.Time // of the attempt before, by the agent's clock
+	err = p.Run(t.Context(), attempts, 1, func(o probes.Outcome) {
+		if o.Kind != probes.TimedOut || o.Started.Before(ended) {
+			t.Errorf("%s: %v, begun %s before the one before it had ended", o.AttemptID, o.Kind, ended.Sub(o.Started))
+		}
+		ended = o.Started.Add(o.Took)
+	})
+	if err != nil || ended.IsZero() {
+		t.Errorf("the batch ended %v, %v", ended, err)
+	}
+}
+
 func TestAnAgentThatStopsInABatchLeavesThePartAndIsGone(t *testing.T) {
 	p := newPod(t, listen.Options{})
 	silent, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})

@@ -38,8 +38,8 @@ const (
 // toggles are the kinds of change that a step made beside policies.
 type toggles struct{ pod, namespace bool }
 
-// and are the kinds of either.
-func (t toggles) and(more toggles) toggles {
+// or are the kinds of either.
+func (t toggles) or(more toggles) toggles {
 	return toggles{t.pod || more.pod, t.namespace || more.namespace}
 }
 
@@ -50,7 +50,7 @@ func (t toggles) labels() bool { return t.pod || t.namespace }
 func relabelling(step plan.Step) (how toggles) {
 	for _, c := range step.Changes {
 		if c.Relabel != nil {
-			how = how.and(toggles{pod: c.Relabel.Pod != "", namespace: c.Relabel.Pod == ""})
+			how = how.or(toggles{pod: c.Relabel.Pod != "", namespace: c.Relabel.Pod == ""})
 		}
 	}
 	return how
@@ -59,7 +59,7 @@ func relabelling(step plan.Step) (how toggles) {
 // relabels is what the plan's steps change beside policies, and its clean-up puts back.
 func relabels(p *plan.Plan) (how toggles) {
 	for _, step := range p.Steps {
-		how = how.and(relabelling(step))
+		how = how.or(relabelling(step))
 	}
 	return how
 }

@@ -36,6 +36,7 @@ type memory struct {
 	ail func(name string, h *probes.Health)
 
 	mu       sync.Mutex
+	bounds   []int // of each batch that an agent of a scenario was sent, how many at once; zero where it was left to the agent
 	cuts     map[probes.Token]chan struct{}
 	cut      int
 	packets  []packet
@@ -341,6 +342,11 @@ func (a *memoryAgent) Run(ctx context.Context, attempts []probes.Attempt, atOnce
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var telling sync.Mutex
+	if !strings.Contains(a.name, "beacon") {
+		a.m.mu.Lock()
+		a.m.bounds = append(a.m.bounds, atOnce)
+		a.m.mu.Unlock()
+	}
 	for _, at := range attempts {
 		a.m.mu.Lock()
 		if a.m.dead(a.name) {

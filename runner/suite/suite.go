@@ -289,6 +289,7 @@ func (s *Suite) runGroup(ctx context.Context, rep *report.Report, witnessed func
 	if err != nil {
 		return fmt.Errorf("bringing up the world of %s: %w", group[0].Metadata.Name, err)
 	}
+	s.owed = toggles{} // what was put back is gone with its world
 	defer gone.start(names, func() error { return s.close(ctx, "world of "+group[0].Metadata.Name, world) })
 	s.progress(fmt.Sprintf("world of %s up: %d pods", group[0].Metadata.Name, len(world.Facts().Pods)), time.Since(started))
 
@@ -357,7 +358,7 @@ func (s *Suite) runScenario(ctx context.Context, world World, b *beacons, p *pla
 	defer func() { sc.Took = time.Since(started) }()
 	defer func() {
 		// The next scenario's beacons prove that this was enforced: it is accepted before their toggle, and owed by it.
-		s.owed = s.owed.and(relabels(p))
+		s.owed = s.owed.or(relabels(p))
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 		defer cancel()
 		if e := errors.Join(s.policies.Clear(clean, namespaces(p, world.Facts().Prefix)), s.clearCluster(clean, p), world.Restore(clean)); e != nil {
@@ -390,7 +391,7 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	if err := s.change(ctx, world, step.Changes); err != nil {
 		return out, p, err
 	}
-	how := s.owed.and(relabelling(step))
+	how := s.owed.or(relabelling(step))
 	var err error
 	if made := remade(step); len(made) > 0 {
 		if p, err = s.remake(ctx, world, p, index, made, g); err != nil {

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,26 @@ func TestAWitnessedDenyIsDecidedWhenItsPacketDies(t *testing.T) {
 	}
 	if !w.closed {
 		t.Error("the witnesses stayed")
+	}
+}
+
+func TestOnlyWatchedAttemptsAreMadeAFewAtOnce(t *testing.T) {
+	for _, watched := range []string{"with witnesses", "without"} {
+		m := newMemory(t)
+		o := options()
+		if watched == "with witnesses" {
+			o.Witnesses = newMemoryWitness(m)
+		}
+		if _, err := New(m, m, o).Run(t.Context(), load(t, denyThenAllow)); err != nil {
+			t.Fatal(err)
+		}
+		want := 0 // what is not watched may last to its deadline, and is not to wait for others
+		if o.Witnesses != nil {
+			want = watchedAtOnce / 2 // two pods make attempts
+		}
+		if len(m.bounds) == 0 || slices.ContainsFunc(m.bounds, func(n int) bool { return n != want }) {
+			t.Errorf("%s: batches of %v at once, want %d", watched, m.bounds, want)
+		}
 	}
 }
 

@@ -41,18 +41,19 @@ func (g *Group) serveTCP(ctx context.Context, socket *net.TCPListener, protocol 
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-			defer stop()
-			g.answerTCP(conn, protocol)
+			g.answerTCP(ctx, conn, protocol)
 		})
 	}
 }
 
 // answerTCP reads one line, records it, and answers with the identity. The source closes with a reset once it has the answer, so this
 // end keeps no TIME_WAIT although it closes first.
-func (g *Group) answerTCP(conn *net.TCPConn, protocol probes.Protocol) {
+func (g *Group) answerTCP(ctx context.Context, conn *net.TCPConn, protocol probes.Protocol) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(g.opts.ReadTimeout)) // fails only on a connection that has ended
+	// Only now: a context that ended before would have its deadline undone by the one above.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	source, destination := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	line, err := readLine(conn)
 	if err == nil {

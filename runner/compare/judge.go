@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gapproof/gapproof/probes"
@@ -137,6 +138,14 @@ func (j *Judgement) Deciders() []Decider {
 		out = append(out, decider)
 	}
 	return out
+}
+
+// Answers tells whether the pod may answer the attempt: it is its destination, or stands behind the Service that is.
+func (j *Judgement) Answers(pod string) bool {
+	if j.Promise.Backends != nil {
+		return slices.Contains(j.Promise.Backends, pod)
+	}
+	return slices.Contains(j.Attempt.Responders, pod)
 }
 
 // destinationWords names the pods that ingress policies select for this attempt.

@@ -60,11 +60,11 @@ func proofTable() []row {
 		{kind(probes.Replied), WrongResponder, reach.Unknown, reading.wrongAnswerWords},
 		{func(r reading) bool { return len(r.elsewhere) > 0 }, WrongResponder, reach.Unknown, reading.elsewhereWords},
 
-		// The kernel saw the request get there, although no token did: the network let it through. A handshake that finished or an attempt
-		// that could not be made is told by the rows below.
+		// The kernel saw the request get there, although no token did: the network let it through. An attempt that could not be made is told
+		// by the rows below, and so is a handshake that nobody was seen to answer.
 		{func(r reading) bool { return r.refuser != "" && r.unanswered() }, NoListener, reach.Allow, reading.refusedWords},
 		{func(r reading) bool {
-			return r.Arrived > 0 && len(r.reached) > 0 && (r.replied || len(r.replyDrops) > 0) && r.waited()
+			return r.Arrived > 0 && len(r.reached) > 0 && (r.replied || len(r.replyDrops) > 0) && (r.waited() || r.Outcome.Kind == probes.Connected)
 		}, OneWay, reach.Allow, reading.repliedWords},
 		{func(r reading) bool { return len(r.strayed) > 0 && len(r.reached) == 0 && r.unanswered() }, WrongResponder, reach.Unknown, func(r reading) string {
 			return fmt.Sprintf("the request reached %s instead of %s (%s)", names(r.strayed), strings.Join(r.planned.Responders, " or "), r.outcome())

@@ -36,7 +36,7 @@ func TestTheLastTwoRoundsMustAgreeAlsoOnTheReply(t *testing.T) {
 			for n, o := range tt.rounds {
 				rounds = append(rounds, compare.Round{After: time.Duration(n) * time.Second, Observations: []probes.Observation{o}})
 			}
-			judgements, gaps := compare.JudgeRounds(attempts, []plan.Promise{promise(tt.promised, tt.promised)}, rounds)
+			judgements, gaps := compare.JudgeRounds(attempts, []plan.Promise{promise(tt.promised, tt.promised)}, rounds, time.Hour)
 			if j := judgements[0]; j.Result != tt.result || j.Class != tt.class || !strings.Contains(j.Reason, tt.says) {
 				t.Errorf("want %s %s with %q, got %s %s: %s", tt.result, tt.class, tt.says, j.Result, j.Class, j.Reason)
 			}
@@ -48,4 +48,48 @@ func TestTheLastTwoRoundsMustAgreeAlsoOnTheReply(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestADenyThatOpensAgainIsAHole(t *testing.T) {
+	attempts := []plan.Planned{{ID: "x/a>y/b:TCP/80", Source: "x/a", Destination: "y/b", Protocol: probes.TCP, Responders: []string{"y/b"}}}
+	for _, tt := range []struct {
+		name     string
+		promised reach.Verdict
+		rounds   []probes.Observation
+		hole     bool
+		gaps     int
+	}{
+		{"denied all the time", reach.Deny, []probes.Observation{silent, silent, silent, silent, silent, silent}, false, 0},
+		{"a deny that came late", reach.Deny, []probes.Observation{delivered, delivered, delivered, delivered, silent, silent}, false, 1},
+		{"opened while the changes still spread", reach.Deny, []probes.Observation{silent, delivered, silent, silent, silent, silent}, false, 1},
+		{"opened afterwards", reach.Deny, []probes.Observation{silent, silent, silent, delivered, silent, silent}, true, 0},
+		{"data without a reply crossed afterwards", reach.Deny, []probes.Observation{silent, silent, silent, oneWay, silent, silent}, true, 0},
+		{"opened at once and once more", reach.Deny, []probes.Observation{delivered, silent, delivered, delivered, silent, silent}, true, 0},
+		{"unknown in between is no crossing", reach.Deny, []probes.Observation{silent, silent, silent, dead(silent), silent, silent}, false, 1},
+		{"an allow that failed for a while is a gap", reach.Allow, []probes.Observation{delivered, delivered, delivered, silent, delivered, delivered}, false, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var rounds []compare.Round
+			for n, o := range tt.rounds {
+				rounds = append(rounds, compare.Round{After: time.Duration(n) * time.Second, Observations: []probes.Observation{o}})
+			}
+			judgements, gaps := compare.JudgeRounds(attempts, []plan.Promise{promise(tt.promised, tt.promised)}, rounds, 2500*time.Millisecond)
+			j := judgements[0]
+			if got := j.Result == compare.Fail && j.Class == compare.Hole; got != tt.hole || !tt.hole && j.Result != compare.Pass {
+				t.Errorf("a hole %t, got %s %s: %s", tt.hole, j.Result, j.Class, j.Reason)
+			}
+			if tt.hole && !(j.Observed.Verdict == reach.Allow && strings.Contains(j.Reason, "comes and goes")) {
+				t.Errorf("want the crossing as what was observed, got %s: %s", j.Observed.Verdict, j.Reason)
+			}
+			if len(gaps) != tt.gaps {
+				t.Errorf("want %d gaps, got %+v", tt.gaps, gaps)
+			}
+		})
+	}
+}
+
+// dead is the observation without proof that the destination lives.
+func dead(o probes.Observation) probes.Observation {
+	o.Control.DestinationFault = "no agent"
+	return o
 }

@@ -221,6 +221,9 @@ func (r reading) repliedWords() string {
 	default:
 		words += "; the reply was not seen coming back"
 	}
+	if len(r.drops) > 0 {
+		words += "; then " + r.dropWords()
+	}
 	return fmt.Sprintf("%s (%s)", words, r.outcome())
 }
 

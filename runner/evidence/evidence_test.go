@@ -196,8 +196,8 @@ func record(tb testing.TB, dir string) string {
 			rounds = append(rounds, r)
 		}
 		ground.Hold(compare.Backends(p.Attempts, st.Promises), st.Promises, rounds)
-		out := report.Step{Name: st.Name, Enforced: 120 * time.Millisecond, Rounds: len(rounds)}
-		out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, st.Promises, rounds)
+		out := report.Step{Name: st.Name, Enforced: 120 * time.Millisecond, Confirm: 3 * time.Second, Rounds: len(rounds)}
+		out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, st.Promises, rounds, out.Confirm)
 		for i := range out.Judgements {
 			if j := &out.Judgements[i]; j.Result != compare.Pass {
 				j.Replay = compare.Replay(s.File, j.Attempt.ID, "--cluster", "my lab")

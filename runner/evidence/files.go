@@ -207,6 +207,8 @@ type step struct {
 	Enforced time.Duration `json:"enforced"`
 	// Decided is the median time to the sighting that decided an attempt; zero when none did.
 	Decided time.Duration `json:"decided,omitzero"`
+	// Confirm is how long after the acceptance of the changes a promised deny may still open and close again.
+	Confirm time.Duration `json:"confirm"`
 	// Rounds are when each began, from the acceptance of the step's changes.
 	Rounds []time.Duration `json:"rounds"`
 }

@@ -102,8 +102,12 @@ func rebuild(run Run, sealed *Seal, all []record) *report.Report {
 // step judges the n-th step again.
 func (rec *record) step(run Run, n int, took time.Duration) report.Step {
 	p := rec.plans[n]
-	out := report.Step{Name: p.Steps[n].Name, Enforced: rec.steps[n].Enforced, Decided: rec.steps[n].Decided, Rounds: len(rec.rounds[n]), Took: took}
-	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, p.Steps[n].Promises, rec.rounds[n])
+	measured := rec.steps[n]
+	out := report.Step{
+		Name: p.Steps[n].Name, Enforced: measured.Enforced, Decided: measured.Decided, Confirm: measured.Confirm,
+		Rounds: len(rec.rounds[n]), Took: took,
+	}
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, p.Steps[n].Promises, rec.rounds[n], measured.Confirm)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {
 			j.Replay = compare.Replay(rec.loaded.File, j.Attempt.ID, run.Options.Replay...)

@@ -121,7 +121,7 @@ func (w *Writer) Accepted(p *plan.Plan, step int, f plan.Facts, h Held) error {
 
 // Observed keeps every round of a step that has settled.
 func (w *Writer) Observed(s report.Step, rounds []compare.Round) error {
-	measured := step{Step: s.Name, Enforced: s.Enforced, Decided: s.Decided, Rounds: []time.Duration{}}
+	measured := step{Step: s.Name, Enforced: s.Enforced, Decided: s.Decided, Confirm: s.Confirm, Rounds: []time.Duration{}}
 	for n, r := range rounds {
 		measured.Rounds = append(measured.Rounds, r.After)
 		for _, o := range r.Observations {

@@ -24,15 +24,18 @@ type Baseline struct {
 
 // Difference is one known difference, and the failures it explains.
 type Difference struct {
-	// Scenario is the name of the only scenario it explains anything in. It is required for holes: traffic that crosses against a promise is
-	// excused attempt by attempt or not at all.
+	// Scenario is the name of the only scenario it explains anything in. It is required for holes, but for those with Beside: traffic that
+	// crosses against a promise is excused attempt by attempt or not at all.
 	Scenario string `json:"scenario,omitempty"`
 	// Step restricts it to one step; empty means all.
 	Step string `json:"step,omitempty"`
-	// Attempts restrict it to attempts of these names, in which * stands for anything. Required for holes.
+	// Attempts restrict it to attempts of these names, in which * stands for anything. Required for holes with a scenario.
 	Attempts []string `json:"attempts,omitempty"`
 	// Note restricts it to attempts whose derived verdict carries this semantics note.
 	Note string `json:"note,omitempty"`
+	// Beside restricts it to attempts whose destination is itself the source of another attempt of the same step, with this semantics note:
+	// what that one sets off. Such a difference depends on chance, so it is never stale.
+	Beside string `json:"beside,omitempty"`
 	// Class says what fails: a hole or a break.
 	Class compare.Class `json:"class"`
 	// Reason says why in a sentence, Reference is the address of the text it rests on.
@@ -61,18 +64,20 @@ func DecodeBaseline(raw []byte) (*Baseline, error) {
 		field := fmt.Sprintf("differences[%d]", i)
 		switch d.Class {
 		case compare.Break:
-			if d.Scenario == "" && d.Note == "" {
+			if d.Scenario == "" && d.Note == "" && d.Beside == "" {
 				fault(field, "needs a scenario or a note: a baseline of everything explains nothing")
 			}
 		case compare.Hole:
-			if d.Scenario == "" || len(d.Attempts) == 0 {
-				fault(field, "a hole is only excused in a named scenario, for named attempts")
+			if d.Beside == "" && (d.Scenario == "" || len(d.Attempts) == 0) {
+				fault(field, "a hole is only excused in a named scenario, for named attempts, or beside attempts with a note")
 			}
 		default:
 			fault(field+".class", "is %s, must be hole or break", d.Class)
 		}
-		if d.Note != "" && !slices.Contains(notes, d.Note) {
-			fault(field+".note", "%q is no semantics note; there are %s", d.Note, strings.Join(notes, ", "))
+		for _, part := range []struct{ name, note string }{{".note", d.Note}, {".beside", d.Beside}} {
+			if part.note != "" && !slices.Contains(notes, part.note) {
+				fault(field+part.name, "%q is no semantics note; there are %s", part.note, strings.Join(notes, ", "))
+			}
 		}
 		if d.Reason == "" || d.Reference == "" {
 			fault(field, "needs a reason, and a reference to the text it rests on")
@@ -88,7 +93,7 @@ func (d Difference) Words() string { return d.Reason + " (" + d.Reference + ")" 
 func (d Difference) where() string {
 	var words []string
 	for _, part := range []struct{ name, value string }{
-		{"scenario", d.Scenario}, {"step", d.Step}, {"note", d.Note}, {"attempts", strings.Join(d.Attempts, ", ")},
+		{"scenario", d.Scenario}, {"step", d.Step}, {"note", d.Note}, {"beside note", d.Beside}, {"attempts", strings.Join(d.Attempts, ", ")},
 	} {
 		if part.value != "" {
 			words = append(words, part.name+" "+part.value)
@@ -97,9 +102,14 @@ func (d Difference) where() string {
 	return d.Class.String() + ", " + strings.Join(words, ", ")
 }
 
-// covers tells whether the difference speaks of this attempt, whatever its result.
-func (d Difference) covers(scenario, step string, j compare.Judgement) bool {
-	if d.Scenario != "" && d.Scenario != scenario || d.Step != "" && d.Step != step {
+// covers tells whether the difference speaks of this attempt of the step, whatever its result.
+func (d Difference) covers(scenario string, step *Step, j compare.Judgement) bool {
+	if d.Scenario != "" && d.Scenario != scenario || d.Step != "" && d.Step != step.Name {
+		return false
+	}
+	if d.Beside != "" && !slices.ContainsFunc(step.Judgements, func(other compare.Judgement) bool {
+		return slices.Contains(other.Promise.Derived.Notes, d.Beside) && other.Attempt.Source != j.Attempt.Source && j.Answers(other.Attempt.Source)
+	}) {
 		return false
 	}
 	if d.Note != "" && !slices.Contains(j.Promise.Derived.Notes, d.Note) {
@@ -119,7 +129,7 @@ func MatchesAttempt(pattern string, a plan.Planned) bool {
 
 // explains tells whether the difference explains the failure: the CNI's own, of its class. What a person meant and the policies do not say
 // is no CNI's doing, so no baseline speaks of it.
-func (d Difference) explains(scenario, step string, j compare.Judgement) bool {
+func (d Difference) explains(scenario string, step *Step, j compare.Judgement) bool {
 	return j.Result == compare.Fail && j.Culprit == compare.CNIBug && j.Class == d.Class && d.covers(scenario, step, j)
 }
 
@@ -138,12 +148,12 @@ func (r *Report) Explain(b *Baseline) {
 			for ji := range step.Judgements {
 				j := &step.Judgements[ji]
 				for n, d := range b.Differences {
-					if d.explains(s.Name, step.Name, *j) {
+					if d.explains(s.Name, step, *j) {
 						used[n], j.Known = true, d.Words()
 						break
 					}
 					// Only an attempt that held proves that a difference is gone: one that is inconclusive or skipped says nothing.
-					tried[n] = tried[n] || j.Result == compare.Pass && d.wouldFail(*j) && d.covers(s.Name, step.Name, *j)
+					tried[n] = tried[n] || d.Beside == "" && j.Result == compare.Pass && d.wouldFail(*j) && d.covers(s.Name, step, *j)
 				}
 			}
 		}

@@ -99,6 +99,40 @@ func TestABaselineExplainsNothingElse(t *testing.T) {
 	}
 }
 
+func TestADifferenceBesideAnotherAttemptExplainsOnlyWhatThatOneSetsOff(t *testing.T) {
+	beside := aDifference(compare.Hole, func(d *report.Difference) { d.Beside = "hairpin" })
+	for name, c := range map[string]struct {
+		noted string // the source of the attempt with the note
+		known int
+	}{
+		"the destination itself":   {"x/a", 1},
+		"another pod":              {"x/b", 0},
+		"the attempt's own source": {"z/c", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := failing(t)
+			for _, s := range r.Scenarios {
+				for _, step := range s.Steps {
+					for i := range step.Judgements {
+						if j := &step.Judgements[i]; j.Attempt.Source == c.noted && j.Attempt.ID != theOne {
+							j.Promise.Derived.Notes = []string{"hairpin"}
+						}
+					}
+				}
+			}
+			r.Explain(&report.Baseline{Seen: "Some CNI v1", Differences: []report.Difference{beside}})
+			if got := r.Summary(); got.Known != c.known {
+				t.Errorf("%d known, want %d", got.Known, c.known)
+			}
+		})
+	}
+	r := passing(t)
+	r.Explain(&report.Baseline{Seen: "Some CNI v1", Differences: []report.Difference{beside}})
+	if len(r.Stale) > 0 {
+		t.Errorf("stale although it depends on chance: %+v", r.Stale)
+	}
+}
+
 func TestADifferenceIsStaleOnlyWhenItWasLookedFor(t *testing.T) {
 	held := aDifference(compare.Hole, func(d *report.Difference) { d.Scenario, d.Attempts = "default-deny", []string{"*"} })
 	for name, c := range map[string]struct {
@@ -134,6 +168,7 @@ differences:
   - {class: break, reason: r, reference: l}
   - {class: break, note: nothing, reason: r}
   - {scenario: x, reason: r, reference: l}
+  - {class: hole, beside: nothing, reason: r, reference: l}
 `))
 	for _, want := range []string{
 		"seen: is required",
@@ -143,6 +178,7 @@ differences:
 		`differences[3].note: "nothing" is no semantics note; there are backends-differ, `,
 		"differences[3]: needs a reason, and a reference",
 		"differences[4].class: is none, must be hole or break",
+		`differences[5].beside: "nothing" is no semantics note; there are backends-differ, `,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q: %v", want, err)

@@ -93,6 +93,8 @@ type Step struct {
 	Name string `json:"name"`
 	// Enforced is how long the slowest node's beacon took to flip after the step's changes were accepted.
 	Enforced time.Duration `json:"enforced"`
+	// Confirm is how long after the acceptance of the changes a promised deny may still open and close again; what does so later is a hole.
+	Confirm time.Duration `json:"confirm"`
 	// Rounds is how many rounds of attempts were needed until two successive ones agreed.
 	Rounds int `json:"rounds"`
 	// Decided is the median time from sending to verdict of the attempts whose packets a witness saw die, over all rounds; zero when

@@ -47,7 +47,7 @@ func (s *Suite) patience(how toggles) patience {
 }
 
 // settle makes rounds, each overlapping the one before, until two successive ones agree on every attempt and none of them
-// contradicts its promise, or has done so for long enough.
+// contradicts its promise or has opened again since it was denied, or has done so for long enough.
 func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []plan.Planned, promises []plan.Promise, base []probes.Observation, accepted time.Time, wait patience) (settled, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type answer struct {
@@ -107,7 +107,7 @@ func (s *Suite) settle(ctx context.Context, world World, b *beacons, attempts []
 		}
 		changed := differ(history[n-2].seen, history[n-1].seen)
 		waited := time.Since(accepted)
-		agreed := len(changed) == 0 && (waited > wait.confirm || !contradicts(promises, history[n-1].seen))
+		agreed := len(changed) == 0 && (waited > wait.confirm || !contradicts(promises, history[n-1].seen) && !reopened(promises, history))
 		if agreed || waited > wait.settle {
 			out := settled{decided: median(decided)}
 			for _, round := range history {
@@ -132,6 +132,20 @@ func contradicts(promises []plan.Promise, seen []compare.Observed) bool {
 		}
 		// Endpoints of a Service travel on other watches than policies: an allow through backends that are new to it may come late, too.
 		if p.Backends != nil && p.Skip == "" && p.Verdict() == reach.Allow && seen[i].Verdict == reach.Unknown {
+			return true
+		}
+	}
+	return false
+}
+
+// reopened tells whether some promised deny was crossed after it had been in force.
+func reopened(promises []plan.Promise, history []numbered) bool {
+	course := make([]compare.Observed, len(history))
+	for i, p := range promises {
+		for n := range history {
+			course[n] = history[n].seen[i]
+		}
+		if _, _, ok := compare.Reopened(p, course, func(int) bool { return true }); ok {
 			return true
 		}
 	}

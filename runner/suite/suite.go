@@ -408,13 +408,15 @@ func (s *Suite) runStep(ctx context.Context, world World, b *beacons, p *plan.Pl
 	}
 	s.owed = toggles{}
 	attempts := compare.Backends(p.Attempts, step.Promises)
-	settled, err := s.settle(ctx, world, b, attempts, step.Promises, g.Base, accepted, s.patience(how))
+	wait := s.patience(how)
+	out.Confirm = wait.confirm
+	settled, err := s.settle(ctx, world, b, attempts, step.Promises, g.Base, accepted, wait)
 	if err != nil {
 		return out, p, err
 	}
 	g.Hold(attempts, step.Promises, settled.rounds)
 	out.Rounds, out.Decided = len(settled.rounds), settled.decided
-	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds)
+	out.Judgements, out.Gaps = compare.JudgeRounds(p.Attempts, step.Promises, settled.rounds, out.Confirm)
 	for i := range out.Judgements {
 		if j := &out.Judgements[i]; j.Result != compare.Pass {
 			j.Replay = s.o.Replay(p.Scenario.File, j.Attempt.ID)

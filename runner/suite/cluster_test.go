@@ -32,6 +32,9 @@ type memory struct {
 	// dead agents answer nothing; dead is called with a lock held.
 	dead func(name string) bool
 
+	// leaks tells whether a packet passes whatever is enforced, by the time since the last change; nil for never.
+	leaks func(from, to string, since time.Duration) bool
+
 	// ail changes what an agent says of itself once the step's policy is there.
 	ail func(name string, h *probes.Health)
 
@@ -407,6 +410,9 @@ func (m *memory) decide(source string, at probes.Attempt) (string, bool) {
 			to := p.Namespace + "/" + p.Name
 			if m.dead(to) {
 				return to, false
+			}
+			if m.leaks != nil && m.leaks(source, to, time.Since(m.states[len(m.states)-1].accepted)) {
+				return to, true
 			}
 			q := reach.Query{
 				Source:      m.endpoint(source, at.Destination.Addr()),

@@ -143,6 +143,35 @@ func TestLabelsThatCountLateAreWaitedForAlsoWhenTheyArePutBack(t *testing.T) {
 	}
 }
 
+func TestADenyThatOpenedAgainIsWatchedUntilItsChangesAreOver(t *testing.T) {
+	m := newMemory(t)
+	packets, late := 0, 0 // two from x/a to x/b in each round
+	m.leaks = func(from, to string, since time.Duration) bool {
+		if from != "x/a" || to != "x/b" || len(m.policies) < 3 { // before the step's own policy
+			return false
+		}
+		packets++
+		if since > confirm {
+			late++
+		}
+		return packets == 3 || packets == 4 || late == 1 || late == 2
+	}
+	one := strings.Split(denyThenAllow, "  - name: relabelled")[0]
+	rep, err := New(m, m, options()).Run(t.Context(), load(t, one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hole *compare.Judgement
+	for i, j := range rep.Scenarios[0].Steps[0].Judgements {
+		if j.Class == compare.Hole {
+			hole = &rep.Scenarios[0].Steps[0].Judgements[i]
+		}
+	}
+	if hole == nil || !strings.Contains(hole.Reason, "comes and goes") {
+		t.Errorf("hole %+v, summary %+v; want what opened a second time found", hole, rep.Summary())
+	}
+}
+
 func TestAVerdictThatNeverSettlesIsInconclusive(t *testing.T) {
 	m := newMemory(t)
 	flips := 0

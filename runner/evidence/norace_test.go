@@ -1,0 +1,6 @@
+//go:build !race
+
+package evidence_test
+
+// thinned: every case is tried, see race_test.go.
+const thinned = 1

@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -56,6 +58,29 @@ func doubtful(f *seal.Facts) {
 	f.Rules = []string{"chain gate is gone"}
 }
 
+// person is somebody's key, with its files.
+type person struct {
+	key             *signed.PrivateKey
+	private, public []byte
+}
+
+// people are two, made once: a passphrase costs half a second and more under the race detector.
+var people = sync.OnceValue(func() (made [2]person) {
+	for i := range made {
+		k, err := signed.GenerateKey([]signed.Algorithm{signed.ECDSAP256, signed.Ed25519}[i])
+		if err != nil {
+			panic(err)
+		}
+		private, err1 := k.PEM([]byte("secret"))
+		public, err2 := k.Public().PEM()
+		if err := errors.Join(err1, err2); err != nil {
+			panic(err)
+		}
+		made[i] = person{k, private, public}
+	}
+	return made
+})
+
 // workbench is a folder with keys of two people and a lock.
 type workbench struct {
 	dir  string
@@ -66,21 +91,10 @@ func newWorkbench(t *testing.T) *workbench {
 	t.Helper()
 	w := &workbench{dir: t.TempDir()}
 	for i, name := range []string{"a", "b"} {
-		k, err := signed.GenerateKey([]signed.Algorithm{signed.ECDSAP256, signed.Ed25519}[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		private, err := k.PEM([]byte("secret"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		public, err := k.Public().PEM()
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.put(t, name+".key", private)
-		w.put(t, name+".pub", public)
-		w.keys[i] = k
+		p := people()[i]
+		w.put(t, name+".key", p.private)
+		w.put(t, name+".pub", p.public)
+		w.keys[i] = p.key
 	}
 	w.put(t, "lock.json", []byte(lockText))
 	w.put(t, "policy.yaml", []byte("apiVersion: gapproof.dev/v1alpha1\nkind: TrustPolicy\nthreshold: 2\nkeys:\n"+

@@ -41,7 +41,7 @@ func newFarSide(t *testing.T) farSide {
 	t.Helper()
 	s := farSide{dir: t.TempDir()}
 	s.socket = filepath.Join(s.dir, "docker.sock")
-	_ = exec.Command("ip", "netns", "delete", gapNetwork).Run() // an earlier test's, which was killed
+	endFarSide(t)
 	sh(t, "", "ip", "netns", "add", gapNetwork)
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", gapNetwork).Run() })
 	sh(t, "", "ip", "-n", gapNetwork, "link", "set", "lo", "up")
@@ -70,6 +70,23 @@ func newFarSide(t *testing.T) farSide {
 		return true, ""
 	})
 	return s
+}
+
+// endFarSide ends what an earlier test left that was killed: its engine, and whatever else lives in the namespace, and the namespace.
+func endFarSide(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/run/netns/" + gapNetwork); err != nil {
+		return
+	}
+	pids := func() []string { return strings.Fields(sh(t, "", "ip", "netns", "pids", gapNetwork)) }
+	for _, pid := range pids() {
+		_ = exec.Command("kill", "-TERM", pid).Run() // it may have ended meanwhile
+	}
+	eventually(t, "the engine of an earlier test has ended", func() (bool, string) {
+		left := pids()
+		return len(left) == 0, strings.Join(left, " ")
+	})
+	sh(t, "", "ip", "netns", "delete", gapNetwork)
 }
 
 // wantNoRoute fails the test where the far side could reach anything.

@@ -22,7 +22,7 @@ type tap struct{ socket int }
 // not be adopted; the others are.
 //
 // The namespace of a pod on the host's network is the node's own. What it sends is seen, what reaches it is not, because nothing tells
-// it from what the node passes on.
+// it from what the node passes on; a drop there is the node's, whoever else lives in it.
 func (w *Witness) Adopt(pods []Pod) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,7 +106,7 @@ func (w *Witness) place(pod Pod) (uint32, error) {
 			number = uint32(i)
 		}
 	}
-	if w.owners != nil {
+	if w.owners != nil && (pod.NetNS != w.node || pod.Identity == "") {
 		if err := w.owners.Update(uint32(pod.NetNS), number, ebpf.UpdateAny); err != nil {
 			return 0, fmt.Errorf("answering for network namespace %d: %w", pod.NetNS, err)
 		}
@@ -117,13 +117,9 @@ func (w *Witness) place(pod Pod) (uint32, error) {
 	return number, nil
 }
 
-// disown ends what place began; the node's own namespace is the node's again.
+// disown ends what place began; the node's own namespace stays the node's.
 func (w *Witness) disown(pod Pod) error {
-	if pod.NetNS == w.node {
-		_, err := w.place(Pod{NetNS: w.node})
-		return err
-	}
-	if w.owners == nil {
+	if w.owners == nil || pod.NetNS == w.node {
 		return nil
 	}
 	if err := w.owners.Delete(uint32(pod.NetNS)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -244,6 +244,25 @@ func TestTwoWitnessesOnOneKernelClaimEachDropOnce(t *testing.T) {
 	}
 }
 
+func TestADropOnANodeIsTheNodesAlsoWithAPodOnItsNetwork(t *testing.T) {
+	needRoot(t)
+	leaktest.Check(t)
+	l := newLab(t)
+	w := openLab(t, "node", l.router, l.source, l.destination)
+	pods := []Pod{{Identity: "source", NetNS: l.source.netns}, {Identity: "destination", NetNS: l.destination.netns}}
+	host := Pod{Identity: "on-the-host", NetNS: l.router.netns}
+	l.router.sh(t, "nft -f - <<E\ntable inet fault { chain c { type filter hook forward priority 0; udp dport 80 drop; }; }\nE")
+	for _, adopted := range [][]Pod{append(pods, host), pods} { // and after it has gone again
+		if err := w.Adopt(adopted); err != nil {
+			t.Fatal(err)
+		}
+		want := probes.Sighting{Packet: probes.Request, Point: probes.Dropped, Reason: "NETFILTER_DROP"}
+		if _, got := l.watch(t, w, probes.UDP, "10.77.2.2:80", func(s []probes.Sighting) bool { return has(s, want) }); !has(got, want) {
+			t.Errorf("%d pods adopted: want a drop of nobody's but the node's, got %+v", len(adopted), got)
+		}
+	}
+}
+
 // crowded is a deadline by which ten thousand goroutines on two busy cores have all come to send: one that comes too late sends nothing.
 const crowded = 8 * time.Second
 

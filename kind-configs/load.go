@@ -110,16 +110,19 @@ func validate(c *v1alpha4.Cluster) error {
 	return errors.Join(faults...)
 }
 
-// checkFamilies holds the pod ranges against the family that the file names. IPv6 alone is refused: nodes reach the mirror over IPv4.
+// checkFamilies holds the pod ranges against the family that the file names. It is Kubernetes' alone: the network below has IPv4 always, as
+// nodes reach the mirror by it, and IPv6 where the file names it.
 func checkFamilies(family v1alpha4.ClusterIPFamily, pods []netip.Prefix) error {
 	var want []string
 	switch family {
 	case v1alpha4.IPv4Family:
 		want = []string{"IPv4"}
+	case v1alpha4.IPv6Family:
+		want = []string{"IPv6"}
 	case v1alpha4.DualStackFamily:
 		want = []string{"IPv4", "IPv6"}
 	default:
-		return fmt.Errorf("networking.ipFamily: is %q, want ipv4 or dual", family)
+		return fmt.Errorf("networking.ipFamily: is %q, want ipv4, ipv6 or dual", family)
 	}
 	var got []string
 	for _, p := range pods {

@@ -188,7 +188,7 @@ func routeWord(s string) (out [4]byte, err error) {
 
 // createNetwork makes the cluster's network. It has no masquerading: nothing in a lab has business outside, so packets that try
 // to leave carry an address nobody answers to. Another process may take the same subnet first; the next one is tried then.
-// A network for the dual family has the range subnet6 besides; any other has no IPv6 at all.
+// It has IPv4, by which nodes reach the mirror, whatever the family of the cluster; IPv6, with the range subnet6, where the family is not IPv4's.
 // labels are set besides the cluster's own.
 func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.ClusterIPFamily, alsoTaken []netip.Prefix, labels ...string) (netip.Prefix, error) {
 	taken, err := takenSubnets(ctx, e)
@@ -208,7 +208,7 @@ func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.
 		for _, l := range labels {
 			args = append(args, "--label", l)
 		}
-		if family == v1alpha4.DualStackFamily {
+		if hasIPv6(family) {
 			args = append(args, "--ipv6", "--subnet", subnet6(subnet).String())
 		}
 		err = e.create(ctx, append(args, objectName(name))...)
@@ -221,4 +221,9 @@ func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.
 		}
 		taken = append(taken, subnet)
 	}
+}
+
+// hasIPv6 tells whether nodes of a cluster of the family have IPv6 addresses.
+func hasIPv6(family v1alpha4.ClusterIPFamily) bool {
+	return family == v1alpha4.DualStackFamily || family == v1alpha4.IPv6Family
 }

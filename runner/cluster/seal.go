@@ -74,7 +74,7 @@ func (u *up) seal(ctx context.Context) error {
 		Bridge: bridge, Gateway: hostAddress(u.cluster.Subnet, 1), Sink: netip.AddrPortFrom(hostAddress(u.cluster.Subnet, sinkHost), sinkPort),
 		API: apiPort, NamesLog: u.files.namesLog(), Dir: u.files.seal(), Taken: taken,
 	}
-	if u.topology.Networking.IPFamily == v1alpha4.DualStackFamily {
+	if hasIPv6(u.topology.Networking.IPFamily) {
 		s.Subnet6 = subnet6(u.cluster.Subnet)
 		s.Gateway6 = s.Subnet6.Addr().Next() // the engine takes the first address for itself
 	}

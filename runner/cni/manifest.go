@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,7 +55,11 @@ func Render(p Profile, labDir string, lock *images.Lock, podSubnets []netip.Pref
 		if p.IPv6 == nil {
 			return nil, fmt.Errorf("rendering profile %s for the pod subnet %s: %w", p.Name, v6[0], ErrNoIPv6)
 		}
-		if err := change(objects, p.IPv6.Patches, p.IPv6.PodSubnet, v6); err != nil {
+		patches := p.IPv6.Patches
+		if len(v4) == 0 {
+			patches = slices.Concat(patches, p.IPv6.Only)
+		}
+		if err := change(objects, patches, p.IPv6.PodSubnet, v6); err != nil {
 			return nil, fmt.Errorf("rendering profile %s for IPv6: %w", p.Name, err)
 		}
 	}

@@ -429,7 +429,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 			return err
 		}
 		if s := u.cluster.Seal; s != nil {
-			if err := u.engine.startSink(ctx, u.o.Name, image, u.files, s.Sink, nodeNames(u.topology, u.o.Name)); err != nil {
+			if err := u.engine.startSink(ctx, u.o.Name, image, u.files, s, nodeNames(u.topology, u.o.Name)); err != nil {
 				return err
 			}
 		}

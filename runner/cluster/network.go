@@ -73,6 +73,14 @@ func subnet6(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x67, 0x61, 0x70, 0x70, 0x66, v4[1], v4[2]}), 64)
 }
 
+// namedAddress6 is an address of the IPv6 range for what has number n in the IPv4 one by name. The engine hands the range out from its beginning,
+// one address to each container, and never gets so far.
+func namedAddress6(subnet netip.Prefix, n byte) netip.Addr {
+	b := subnet.Addr().As16()
+	b[13], b[15] = 1, n
+	return netip.AddrFrom16(b)
+}
+
 // upperHalf is the part of the subnet from which the engine hands out addresses.
 func upperHalf(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(hostAddress(subnet, 1<<(32-networkBits-1)), networkBits+1)

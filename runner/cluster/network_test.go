@@ -125,7 +125,6 @@ func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 	f.before = nil
 	f.refuse = map[string]string{}
 	for _, family := range []v1alpha4.ClusterIPFamily{v1alpha4.DualStackFamily, v1alpha4.IPv6Family} {
-		f.networks = nil
 		subnet, err = f.engine().createNetwork(t.Context(), "on-"+string(family), family, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -158,8 +158,8 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 	c := gapproof(t, "run", "--cluster", six, "--witness", "require", "-o", "json", "--evidence", dir, "--seal", "require",
 		"scenarios/catalogue/podSelector/allow-by-pod-selector.yaml", "scenarios/catalogue/ipBlock/ingress-except.yaml",
 		"scenarios/catalogue/ipBlock/egress-except.yaml", "scenarios/catalogue/ipBlock/other-family-admits-nothing.yaml",
-		"scenarios/catalogue/egress/allow-dns-only.yaml", "scenarios/catalogue/egress/dns-cut-by-default-deny.yaml",
-		"scenarios/catalogue/services/egress-follows-the-backend.yaml", "scenarios/catalogue/services/headless-name-is-no-address.yaml",
+		"scenarios/catalogue/families/except-cuts-one-family.yaml", "scenarios/catalogue/families/block-admits-its-own-family-alone.yaml",
+		"scenarios/catalogue/families/default-deny-both-ways-in-both-families.yaml", "scenarios/catalogue/services/headless-name-is-no-address.yaml",
 		"scenarios/catalogue/hosts/agents-on-the-host-network.yaml", "scenarios/catalogue/ports/sctp-between-pods.yaml",
 		"scenarios/catalogue/outside/ingress-from-one-outside-host.yaml", "scenarios/catalogue/outside/egress-to-one-outside-host.yaml")
 	c.wantExit(t, 0)

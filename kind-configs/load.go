@@ -88,6 +88,10 @@ func validate(c *v1alpha4.Cluster) error {
 	} else if err := checkFamilies(c.Networking.IPFamily, pods); err != nil {
 		faults = append(faults, err)
 	}
+	if n := c.Networking; n.IPFamily == v1alpha4.IPv6Family && n.APIServerAddress != apiServerAddress {
+		fault("networking.apiServerAddress: is %q, must be %s: kind's default for ipv6 is ::1, and a sealed network lets the API server answer over IPv4 alone",
+			n.APIServerAddress, apiServerAddress)
+	}
 	if _, err := ServiceSubnets(c); err != nil {
 		faults = append(faults, err)
 	}
@@ -110,16 +114,22 @@ func validate(c *v1alpha4.Cluster) error {
 	return errors.Join(faults...)
 }
 
-// checkFamilies holds the pod ranges against the family that the file names. IPv6 alone is refused: nodes reach the mirror over IPv4.
+// apiServerAddress is where this host finds the API server: kind's default but for IPv6 (sigs.k8s.io/kind/pkg/apis/config/v1alpha4/default.go).
+const apiServerAddress = "127.0.0.1"
+
+// checkFamilies holds the pod ranges against the family that the file names. It is Kubernetes' alone: the network below has IPv4 always, as
+// nodes reach the mirror by it, and IPv6 where the file names it.
 func checkFamilies(family v1alpha4.ClusterIPFamily, pods []netip.Prefix) error {
 	var want []string
 	switch family {
 	case v1alpha4.IPv4Family:
 		want = []string{"IPv4"}
+	case v1alpha4.IPv6Family:
+		want = []string{"IPv6"}
 	case v1alpha4.DualStackFamily:
 		want = []string{"IPv4", "IPv6"}
 	default:
-		return fmt.Errorf("networking.ipFamily: is %q, want ipv4 or dual", family)
+		return fmt.Errorf("networking.ipFamily: is %q, want ipv4, ipv6 or dual", family)
 	}
 	var got []string
 	for _, p := range pods {

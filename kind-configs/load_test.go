@@ -15,6 +15,7 @@ func TestEveryTopologyLoads(t *testing.T) {
 		"no-worker":             {v1alpha4.ControlPlaneRole},
 		"one-worker":            {v1alpha4.ControlPlaneRole, v1alpha4.WorkerRole},
 		"one-worker-dual-stack": {v1alpha4.ControlPlaneRole, v1alpha4.WorkerRole},
+		"one-worker-ipv6":       {v1alpha4.ControlPlaneRole, v1alpha4.WorkerRole},
 		"two-workers":           {v1alpha4.ControlPlaneRole, v1alpha4.WorkerRole, v1alpha4.WorkerRole},
 	}
 	got := map[string][]v1alpha4.NodeRole{}
@@ -82,17 +83,19 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ old, new, want string }{
-		"an unknown field":           {"ipFamily:", "ipFamilies:", "ipFamilies"},
-		"a name":                     {"networking:", "name: mine\nnetworking:", `name: is "mine"`},
-		"kind's own CNI":             {"disableDefaultCNI: true", "disableDefaultCNI: false", "networking.disableDefaultCNI: must be true"},
-		"another API version":        {"v1alpha4", "v1alpha3", "apiVersion"},
-		"a pod range with host bits": {"10.244.0.0/16", "10.244.0.1/16", "has host bits, want 10.244.0.0/16"},
-		"a family its ranges lack":   {"ipFamily: ipv4", "ipFamily: dual", "has the families [IPv4], want [IPv4 IPv6] for ipFamily dual"},
-		"IPv6 alone":                 {"ipFamily: ipv4", "ipFamily: ipv6", `networking.ipFamily: is "ipv6", want ipv4 or dual`},
-		"a Service range of words":   {"10.96.0.0/16", "many", `networking.serviceSubnet: reading "many"`},
-		"two control planes":         {"role: worker", "role: control-plane", "has 2 control planes"},
-		"a node image":               {"role: worker", "role: worker\n    image: x", "nodes[1].image"},
-		"a host port":                {"role: worker", "role: worker\n    extraPortMappings: [{containerPort: 1, hostPort: 1}]", "nodes[1].extraPortMappings"},
+		"an unknown field":                    {"ipFamily:", "ipFamilies:", "ipFamilies"},
+		"a name":                              {"networking:", "name: mine\nnetworking:", `name: is "mine"`},
+		"kind's own CNI":                      {"disableDefaultCNI: true", "disableDefaultCNI: false", "networking.disableDefaultCNI: must be true"},
+		"another API version":                 {"v1alpha4", "v1alpha3", "apiVersion"},
+		"a pod range with host bits":          {"10.244.0.0/16", "10.244.0.1/16", "has host bits, want 10.244.0.0/16"},
+		"a family its ranges lack":            {"ipFamily: ipv4", "ipFamily: dual", "has the families [IPv4], want [IPv4 IPv6] for ipFamily dual"},
+		"ranges of another family":            {"ipFamily: ipv4", "ipFamily: ipv6", "has the families [IPv4], want [IPv6] for ipFamily ipv6"},
+		"a family that is none":               {"ipFamily: ipv4", "ipFamily: six", `networking.ipFamily: is "six", want ipv4, ipv6 or dual`},
+		"IPv6 without an address on the host": {"ipFamily: ipv4", "ipFamily: ipv6", `networking.apiServerAddress: is "", must be 127.0.0.1`},
+		"a Service range of words":            {"10.96.0.0/16", "many", `networking.serviceSubnet: reading "many"`},
+		"two control planes":                  {"role: worker", "role: control-plane", "has 2 control planes"},
+		"a node image":                        {"role: worker", "role: worker\n    image: x", "nodes[1].image"},
+		"a host port":                         {"role: worker", "role: worker\n    extraPortMappings: [{containerPort: 1, hostPort: 1}]", "nodes[1].extraPortMappings"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := strings.Replace(string(good), tc.old, tc.new, 1)

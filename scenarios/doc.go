@@ -8,6 +8,7 @@
 //
 // What a world's pods attempt beyond one another is its [Reach]: echoes, node addresses, both address families, and hosts outside the cluster,
 // which are sources too. Addresses that a policy must name are written as placeholders, "${pod:x/a}" or "${outside:bank:IPv6}".
+// A block of all addresses that holds on clusters of either family is "${pod:x/a}/0".
 //
 // Worlds and policies may also come from what a person has already: manifests, kustomizations and what Helm renders, named in [World.From] and
 // [Policies.Manifests], or given to [FromManifests]. What those say and a world cannot is listed in [Scenario.Omissions], and what is neither workload

@@ -20,6 +20,7 @@ const placeholderStart = "${"
 //
 //	${pod:x/a}        the first address of pod a in namespace x alone
 //	${pod:x/a}/24     the network of 24 bits that the address lies in
+//	${pod:x/a}/0      every address of its family, which is the one that pods have first: 0.0.0.0/0 or ::/0
 //	${pod:x/a:IPv6}   the pod's address of that family
 //	${outside:b}      the address of the host b outside the cluster; with family and bits likewise
 //
@@ -152,7 +153,11 @@ func substituteBlock(b *networkingv1.IPBlock, at string, address func(Host) (net
 	}
 	for i, e := range b.Except {
 		except, err := netip.ParsePrefix(e)
-		if err == nil && !strictlyWithin(except, cidr) {
+		switch {
+		case err != nil:
+		case except.Addr().Is4() != cidr.Addr().Is4():
+			err = fmt.Errorf("%s is of another family than %s: a cidr such as ${pod:NAMESPACE/POD}/0 is of the family that the cluster has", except, cidr)
+		case !strictlyWithin(except, cidr):
 			err = fmt.Errorf("%s is not a strict subset of %s", except, cidr)
 		}
 		if err != nil {

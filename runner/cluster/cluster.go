@@ -96,7 +96,8 @@ type Node struct {
 	Name string `json:"name"`
 	// Role is kind's: "control-plane" or "worker".
 	Role string `json:"role"`
-	// Address is the node's IPv4 address on the cluster's network, Address6 its IPv6 one where the topology has both families.
+	// Address is the node's IPv4 address on the cluster's network, which it has on an IPv6-only cluster too, where Kubernetes does not know it.
+	// Address6 is its IPv6 one where the topology has IPv6.
 	Address  netip.Addr `json:"address"`
 	Address6 netip.Addr `json:"address6,omitzero"`
 }
@@ -111,7 +112,7 @@ type Cluster struct {
 	Kubeconfig string `json:"kubeconfig"`
 	// Nodes are sorted by name.
 	Nodes []Node `json:"nodes"`
-	// Network is the engine's name of the cluster's network, to which outside hosts can be attached, and Subnet its range.
+	// Network is the engine's name of the cluster's network, to which outside hosts can be attached, and Subnet its IPv4 range.
 	Network string       `json:"network"`
 	Subnet  netip.Prefix `json:"subnet"`
 	// PodSubnets are the ranges pods get addresses from.
@@ -428,7 +429,7 @@ func (u *up) prepare(ctx context.Context) (string, error) {
 			return err
 		}
 		if s := u.cluster.Seal; s != nil {
-			if err := u.engine.startSink(ctx, u.o.Name, image, u.files, s.Sink, nodeNames(u.topology, u.o.Name)); err != nil {
+			if err := u.engine.startSink(ctx, u.o.Name, image, u.files, s, nodeNames(u.topology, u.o.Name)); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,7 @@ func (u *up) closeDNS(ctx context.Context) (string, error) {
 	}
 	detail := ""
 	if s := u.cluster.Seal; s != nil {
-		if m.Data[corefile], err = forwardingTo(m.Data[corefile], s.Sink); err != nil {
+		if m.Data[corefile], err = forwardingTo(m.Data[corefile], s.podSink()); err != nil {
 			return "", err
 		}
 		if err := u.engine.closeResolver(ctx, u.cluster.Nodes); err != nil {

@@ -38,7 +38,7 @@ type fakeEngine struct {
 	before func(args string)
 }
 
-// fakeNetwork has the labels that tell whose it is and whether it is sealed.
+// fakeNetwork has the labels that tell whose it is and whether it is sealed. Its subnet is one, or several with commas between.
 type fakeNetwork struct{ name, label, sealed, subnet string }
 
 type fakeContainer struct {
@@ -162,7 +162,11 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 		}
 		all := []network{}
 		for _, n := range f.networks {
-			all = append(all, network{n.name, ipam{[]config{{n.subnet}}}})
+			var configs []config
+			for subnet := range strings.SplitSeq(n.subnet, ",") {
+				configs = append(configs, config{subnet})
+			}
+			all = append(all, network{n.name, ipam{configs}})
 		}
 		raw, err := json.Marshal(all)
 		return string(raw), err

@@ -73,6 +73,14 @@ func subnet6(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x67, 0x61, 0x70, 0x70, 0x66, v4[1], v4[2]}), 64)
 }
 
+// namedAddress6 is an address of the IPv6 range for what has number n in the IPv4 one by name. The engine hands the range out from its beginning,
+// one address to each container, and never gets so far.
+func namedAddress6(subnet netip.Prefix, n byte) netip.Addr {
+	b := subnet.Addr().As16()
+	b[13], b[15] = 1, n
+	return netip.AddrFrom16(b)
+}
+
 // upperHalf is the part of the subnet from which the engine hands out addresses.
 func upperHalf(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(hostAddress(subnet, 1<<(32-networkBits-1)), networkBits+1)
@@ -188,7 +196,7 @@ func routeWord(s string) (out [4]byte, err error) {
 
 // createNetwork makes the cluster's network. It has no masquerading: nothing in a lab has business outside, so packets that try
 // to leave carry an address nobody answers to. Another process may take the same subnet first; the next one is tried then.
-// A network for the dual family has the range subnet6 besides; any other has no IPv6 at all.
+// It has IPv4, by which nodes reach the mirror, whatever the family of the cluster; IPv6, with the range subnet6, where the family is not IPv4's.
 // labels are set besides the cluster's own.
 func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.ClusterIPFamily, alsoTaken []netip.Prefix, labels ...string) (netip.Prefix, error) {
 	taken, err := takenSubnets(ctx, e)
@@ -208,7 +216,7 @@ func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.
 		for _, l := range labels {
 			args = append(args, "--label", l)
 		}
-		if family == v1alpha4.DualStackFamily {
+		if hasIPv6(family) {
 			args = append(args, "--ipv6", "--subnet", subnet6(subnet).String())
 		}
 		err = e.create(ctx, append(args, objectName(name))...)
@@ -221,4 +229,9 @@ func (e engine) createNetwork(ctx context.Context, name string, family v1alpha4.
 		}
 		taken = append(taken, subnet)
 	}
+}
+
+// hasIPv6 tells whether nodes of a cluster of the family have IPv6 addresses.
+func hasIPv6(family v1alpha4.ClusterIPFamily) bool {
+	return family == v1alpha4.DualStackFamily || family == v1alpha4.IPv6Family
 }

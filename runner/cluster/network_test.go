@@ -124,12 +124,16 @@ func TestCreateNetworkTriesTheNextSubnetWhenAnotherTookIt(t *testing.T) {
 	}
 	f.before = nil
 	f.refuse = map[string]string{}
-	subnet, err = f.engine().createNetwork(t.Context(), "c", v1alpha4.DualStackFamily, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if create, want := f.commands[len(f.commands)-1], "--ipv6 --subnet "+subnet6(subnet).String(); !strings.Contains(create, want) {
-		t.Errorf("%q lacks %q", create, want)
+	for _, family := range []v1alpha4.ClusterIPFamily{v1alpha4.DualStackFamily, v1alpha4.IPv6Family} {
+		subnet, err = f.engine().createNetwork(t.Context(), "on-"+string(family), family, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"--ipv6 --subnet " + subnet6(subnet).String(), "--subnet " + subnet.String()} {
+			if create := f.commands[len(f.commands)-1]; !strings.Contains(create, want) {
+				t.Errorf("%s: %q lacks %q", family, create, want)
+			}
+		}
 	}
 	f.refuse["network create"] = "Error response from daemon: something else"
 	if _, err := f.engine().createNetwork(t.Context(), "b", v1alpha4.IPv4Family, nil); err == nil {

@@ -61,6 +61,12 @@ const (
 	tokenName, tokenDir = "token", "/run/gapproof"
 )
 
+// knows tells whether pods have addresses of a's family, so that one of them could send to it. The network of an IPv6-only cluster has IPv4 too.
+// Without known pod subnets every family may be theirs.
+func (c *Cluster) knows(a netip.Addr) bool {
+	return len(c.PodSubnets) == 0 || slices.ContainsFunc(c.PodSubnets, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Is4() })
+}
+
 // StartOutside starts a host and returns when it has its addresses. The error matches [ErrNotUp] for a cluster that is not up and
 // [images.ErrNotLocked] where the lab has no probe image. When it fails nothing stays.
 func StartOutside(ctx context.Context, o OutsideOptions) (*OutsideHost, error) {
@@ -167,14 +173,16 @@ func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string)
 			if err != nil {
 				return false, "", fmt.Errorf("reading its address: %w", err)
 			}
-			h.addresses = append(h.addresses, a)
+			if h.record.Cluster.knows(a) {
+				h.addresses = append(h.addresses, a)
+			}
 		}
 		return len(h.addresses) > 0, "it has no address", nil
 	})
 	return err
 }
 
-// Addresses are the host's on the cluster's network: IPv4, then IPv6 where the network has it.
+// Addresses are the host's on the cluster's network, of the families that pods have: IPv4, then IPv6.
 func (h *OutsideHost) Addresses() []netip.Addr { return h.addresses }
 
 // Route makes packets to each of the addresses go by the node's address beside it; what an earlier call said of an address is replaced. The

@@ -85,6 +85,40 @@ func TestAnOutsideHostHasNoRightsAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAnOutsideHostHasTheFamiliesOfThePods(t *testing.T) {
+	const four, six = "172.30.0.130", "fd67::82"
+	for name, tc := range map[string]struct{ pods, want []string }{
+		"IPv4 alone":    {[]string{"10.244.0.0/16"}, []string{four}},
+		"IPv6 alone":    {[]string{"fd00:10:244::/56"}, []string{six}},
+		"both families": {[]string{"10.244.0.0/16", "fd00:10:244::/56"}, []string{four, six}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, f := beside(t), newFake(t)
+			path := filesOf(o.StateDir, "dev").record()
+			r, err := readRecord(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Cluster.PodSubnets = prefixes(tc.pods...)
+			if err := r.write(path); err != nil {
+				t.Fatal(err)
+			}
+			h, err := startOutside(t.Context(), o, f.engine())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer h.Close(t.Context())
+			var got []string
+			for _, a := range h.Addresses() {
+				got = append(got, a.String())
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("addresses (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestAnOutsideHostGetsItsRoutesFromAnotherContainer(t *testing.T) {
 	o, f := beside(t), newFake(t)
 	// The lab's one image stands for the node's as well.

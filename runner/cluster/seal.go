@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,8 @@ type Seal struct {
 	Gateway6 netip.Addr   `json:"gateway6,omitzero"`
 	// Sink is the only resolver on the network.
 	Sink netip.AddrPort `json:"sink"`
+	// Sink6 is the same resolver for pods that have no IPv4 address; zero where they have one.
+	Sink6 netip.AddrPort `json:"sink6,omitzero"`
 	// API is the port of the nodes' API server.
 	API uint16 `json:"api"`
 	// NamesLog is the path of the sink's log, which sink.ReadLog reads.
@@ -33,6 +36,14 @@ type Seal struct {
 	Dir string `json:"dir"`
 	// Taken are the IPv4 ranges that this host used when the network was made. They are not recorded.
 	Taken []netip.Prefix `json:"-"`
+}
+
+// podSink is where the cluster's resolver finds the sink: it is a pod.
+func (s *Seal) podSink() netip.AddrPort {
+	if s.Sink6.IsValid() {
+		return s.Sink6
+	}
+	return s.Sink
 }
 
 // ErrCannotUnseal reports a sealed network where the caller gave nothing to open it with.
@@ -74,9 +85,12 @@ func (u *up) seal(ctx context.Context) error {
 		Bridge: bridge, Gateway: hostAddress(u.cluster.Subnet, 1), Sink: netip.AddrPortFrom(hostAddress(u.cluster.Subnet, sinkHost), sinkPort),
 		API: apiPort, NamesLog: u.files.namesLog(), Dir: u.files.seal(), Taken: taken,
 	}
-	if u.topology.Networking.IPFamily == v1alpha4.DualStackFamily {
+	if hasIPv6(u.topology.Networking.IPFamily) {
 		s.Subnet6 = subnet6(u.cluster.Subnet)
 		s.Gateway6 = s.Subnet6.Addr().Next() // the engine takes the first address for itself
+	}
+	if u.topology.Networking.IPFamily == v1alpha4.IPv6Family {
+		s.Sink6 = netip.AddrPortFrom(namedAddress6(s.Subnet6, sinkHost), sinkPort)
 	}
 	u.cluster.Seal = s
 	if err := os.MkdirAll(s.Dir, dirMode); err != nil {
@@ -137,24 +151,26 @@ func (f files) writeResolvers(nodes int, sink netip.Addr) error {
 
 // startSink runs the resolver's container and waits until it listens. The engine's resolver, which knows the nodes, passes names that it does
 // not know on to the sink itself: to 127.0.0.1 in the sink's container.
-func (e engine) startSink(ctx context.Context, name, image string, f files, address netip.AddrPort, nodes []string) error {
+func (e engine) startSink(ctx context.Context, name, image string, f files, s *Seal, nodes []string) error {
 	if err := os.MkdirAll(filepath.Dir(f.namesLog()), dirMode); err != nil {
 		return fmt.Errorf("making the sink's log folder: %w", err)
 	}
 	args := []string{"run", "--detach", "--pull", "never",
 		"--name", sinkName(name), "--label", Label + "=" + name,
-		"--network", objectName(name), "--ip", address.Addr().String(), "--dns", "127.0.0.1",
+		"--network", objectName(name), "--ip", s.Sink.Addr().String(), "--dns", "127.0.0.1",
 		"--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only",
 		"--sysctl", "net.ipv4.ip_unprivileged_port_start=" + strconv.Itoa(sinkPort),
 		"--restart", "on-failure:1", // as the mirror
 		"--mount", "type=bind,source=" + filepath.Dir(f.namesLog()) + ",target=/log",
-		image,
 	}
-	if err := e.create(ctx, append(args, SinkCommand(nodes)...)...); err != nil {
+	if s.Sink6.IsValid() {
+		args = append(args, "--ip6", s.Sink6.Addr().String())
+	}
+	if err := e.create(ctx, slices.Concat(args, []string{image}, SinkCommand(nodes))...); err != nil {
 		return fmt.Errorf("starting the sink: %w", err)
 	}
 	// Asking it would need a way through the gate; its log is there once it listens.
-	_, err := kube.Poll(ctx, "the sink on "+address.String(), mirrorInterval, mirrorLimit, func(ctx context.Context) (bool, string, error) {
+	_, err := kube.Poll(ctx, "the sink on "+s.Sink.String(), mirrorInterval, mirrorLimit, func(ctx context.Context) (bool, string, error) {
 		if _, err := os.Stat(f.namesLog()); err == nil {
 			return true, "", nil
 		}

@@ -98,6 +98,34 @@ func TestANetworkIsClosedBeforeAnythingIsOnIt(t *testing.T) {
 	}
 }
 
+func TestPodsWithoutIPv4HaveTheirOwnWayToTheSink(t *testing.T) {
+	for topology, six := range map[string]bool{"one-worker": false, "one-worker-dual-stack": false, "one-worker-ipv6": true} {
+		t.Run(topology, func(t *testing.T) {
+			f := newFake(t)
+			f.sinkListens = true
+			o, g := sealedOptions(t, f)
+			o.Topology, o.Retain = topology, RetainOnFailure
+			u, err := walk(t, t.Context(), o, f)
+			if err == nil {
+				t.Fatal("the mirror of the fake has answered")
+			}
+			sink := f.commands[f.at("run --detach")]
+			if !six {
+				if g.seal.podSink() != g.seal.Sink || strings.Contains(sink, "--ip6") {
+					t.Errorf("pods ask %s, and the sink was started by %q, want %s alone", g.seal.podSink(), sink, g.seal.Sink)
+				}
+				return
+			}
+			if got := g.seal.podSink(); !subnet6(u.cluster.Subnet).Contains(got.Addr()) || got.Port() != sinkPort {
+				t.Errorf("pods ask %s, want an address of %s", got, subnet6(u.cluster.Subnet))
+			}
+			if want := "--ip6 " + g.seal.Sink6.Addr().String() + " "; !strings.Contains(sink, want) {
+				t.Errorf("the sink's command %q lacks %q", sink, want)
+			}
+		})
+	}
+}
+
 func TestTheNodesAskTheSinkAlone(t *testing.T) {
 	f := filesOf(t.TempDir(), "a")
 	topology, err := kindconfigs.Load("two-workers")

@@ -64,6 +64,8 @@ func small() Profile {
 			PodSubnet: &PodSubnet{Target: agent, Container: "agent", Env: "POD_CIDR6"},
 			Patches: []Patch{{Target: agent, Patch: []byte(`{"spec":{"template":{"spec":{
 				"containers":[{"name":"agent","env":[{"name":"IP6","value":"autodetect"}]}]}}}}`)}},
+			Only: []Patch{{Target: agent, Patch: []byte(`{"spec":{"template":{"spec":{
+				"containers":[{"name":"agent","env":[{"name":"IP","value":"none"}]}]}}}}`)}},
 		},
 	}
 }
@@ -87,8 +89,36 @@ func smallLab(t testing.TB, content string) (string, *images.Lock) {
 }
 
 func TestRenderPatchesTellsTheSubnetAndPins(t *testing.T) {
+	env := func(names ...string) (out []corev1.EnvVar) {
+		all := map[string]string{
+			"IP": "none", "IP6": "autodetect", "KEPT": "1", "MODE": "Always", "POD_CIDR": "10.244.0.0/16", "POD_CIDR6": "fd00::/56",
+		}
+		for _, n := range names {
+			out = append(out, corev1.EnvVar{Name: n, Value: all[n]})
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		subnets []string
+		want    []corev1.EnvVar
+	}{
+		"IPv4 alone":    {[]string{"10.244.0.0/16"}, env("KEPT", "MODE", "POD_CIDR")},
+		"both families": {[]string{"10.244.0.0/16", "fd00::/56"}, env("IP6", "KEPT", "MODE", "POD_CIDR", "POD_CIDR6")},
+		"IPv6 alone":    {[]string{"fd00::/56"}, env("IP", "IP6", "KEPT", "MODE", "POD_CIDR6")},
+	} {
+		t.Run(name, func(t *testing.T) { wantRendered(t, tc.subnets, tc.want) })
+	}
+}
+
+// wantRendered renders the small profile for the pod subnets and holds its pod template against one with the environment.
+func wantRendered(t *testing.T, podSubnets []string, env []corev1.EnvVar) {
+	t.Helper()
+	var subnets []netip.Prefix
+	for _, s := range podSubnets {
+		subnets = append(subnets, netip.MustParsePrefix(s))
+	}
 	dir, lock := smallLab(t, manifest)
-	got, err := Render(small(), dir, lock, []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/56")})
+	got, err := Render(small(), dir, lock, subnets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,10 +131,7 @@ func TestRenderPatchesTellsTheSubnetAndPins(t *testing.T) {
 	}
 	want := corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "install", Image: "example.org/cni:v1@" + cniDigest, ImagePullPolicy: corev1.PullIfNotPresent}},
-		Containers: []corev1.Container{{Name: "agent", Image: "example.org/agent:v1@" + agentDigest, ImagePullPolicy: corev1.PullIfNotPresent, Env: []corev1.EnvVar{
-			{Name: "IP6", Value: "autodetect"}, {Name: "KEPT", Value: "1"}, {Name: "MODE", Value: "Always"},
-			{Name: "POD_CIDR", Value: "10.244.0.0/16"}, {Name: "POD_CIDR6", Value: "fd00::/56"},
-		}}},
+		Containers:     []corev1.Container{{Name: "agent", Image: "example.org/agent:v1@" + agentDigest, ImagePullPolicy: corev1.PullIfNotPresent, Env: env}},
 	}
 	byName := cmpopts.SortSlices(func(a, b corev1.EnvVar) bool { return a.Name < b.Name })
 	if diff := cmp.Diff(want, daemonSet.Spec.Template.Spec, byName); diff != "" {

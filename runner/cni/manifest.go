@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,9 +29,23 @@ var ErrNoIPv6 = errors.New("profile has no ipv6 section")
 // ErrManifest reports a manifest that is not the one the lock lists.
 var ErrManifest = errors.New("manifest does not match the lock")
 
+// Check says whether the profile can serve pods of the subnets' families. The error matches [ErrNoIPv6]. It needs neither lab nor cluster, so
+// that it can be asked before anything is made.
+func (p Profile) Check(podSubnets []netip.Prefix) error {
+	for _, s := range podSubnets {
+		if s.Addr().Is6() && p.IPv6 == nil {
+			return fmt.Errorf("checking profile %s for the pod subnet %s: %w", p.Name, s, ErrNoIPv6)
+		}
+	}
+	return nil
+}
+
 // Render returns the objects of the profile's manifest as they are applied: patched, told the pod subnets, and with every image
 // pinned. It touches no cluster. The error matches [ErrNoIPv6] for an IPv6 pod subnet that the profile has nothing for. All images the lock does not list are named in one error, which matches [images.ErrNotLocked].
 func Render(p Profile, labDir string, lock *images.Lock, podSubnets []netip.Prefix) ([]*unstructured.Unstructured, error) {
+	if err := p.Check(podSubnets); err != nil {
+		return nil, err
+	}
 	raw, err := readManifest(p.Manifest, labDir, lock)
 	if err != nil {
 		return nil, err
@@ -51,10 +66,11 @@ func Render(p Profile, labDir string, lock *images.Lock, podSubnets []netip.Pref
 		return nil, fmt.Errorf("rendering profile %s: %w", p.Name, err)
 	}
 	if len(v6) > 0 {
-		if p.IPv6 == nil {
-			return nil, fmt.Errorf("rendering profile %s for the pod subnet %s: %w", p.Name, v6[0], ErrNoIPv6)
+		patches := p.IPv6.Patches
+		if len(v4) == 0 {
+			patches = slices.Concat(patches, p.IPv6.Only)
 		}
-		if err := change(objects, p.IPv6.Patches, p.IPv6.PodSubnet, v6); err != nil {
+		if err := change(objects, patches, p.IPv6.PodSubnet, v6); err != nil {
 			return nil, fmt.Errorf("rendering profile %s for IPv6: %w", p.Name, err)
 		}
 	}

@@ -33,7 +33,7 @@ type Profile struct {
 	Patches []Patch `json:"patches,omitempty"`
 	// PodSubnet says where the manifest is told the pod address range, when it is told at all.
 	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
-	// IPv6 is what a cluster needs besides whose pods have IPv6 addresses too. Nil where the profile cannot be installed there.
+	// IPv6 is what a cluster needs besides whose pods have IPv6 addresses. Nil where the profile cannot be installed there.
 	IPv6 *IPv6 `json:"ipv6,omitempty"`
 	// Relabelled is how long the CNI may take until changed labels count at every endpoint, where that is longer than for a policy. It is the
 	// CNI's own default, which a lab may have set lower.
@@ -75,10 +75,12 @@ type PodSubnet struct {
 	Env       string `json:"env"`
 }
 
-// IPv6 is the part of a profile that dual-stack clusters get.
+// IPv6 is the part of a profile that clusters get whose pods have IPv6 addresses.
 type IPv6 struct {
 	// Patches are applied after the profile's own.
 	Patches []Patch `json:"patches,omitempty"`
+	// Only are applied after Patches where pods have no IPv4 address.
+	Only []Patch `json:"only,omitempty"`
 	// PodSubnet takes the IPv6 range as Profile.PodSubnet takes the IPv4 one.
 	PodSubnet *PodSubnet `json:"podSubnet,omitempty"`
 }
@@ -166,11 +168,14 @@ func decodeProfile(raw []byte) (Profile, error) {
 		require(field+".kind", t.Kind)
 		require(field+".name", t.Name)
 	}
-	changes := func(field string, patches []Patch, subnet *PodSubnet) {
+	listed := func(field string, patches []Patch) {
 		for i, patch := range patches {
-			target(fmt.Sprintf("%spatches[%d].target", field, i), patch.Target)
-			require(fmt.Sprintf("%spatches[%d].patch", field, i), string(patch.Patch))
+			target(fmt.Sprintf("%s[%d].target", field, i), patch.Target)
+			require(fmt.Sprintf("%s[%d].patch", field, i), string(patch.Patch))
 		}
+	}
+	changes := func(field string, patches []Patch, subnet *PodSubnet) {
+		listed(field+"patches", patches)
 		if subnet != nil {
 			target(field+"podSubnet.target", subnet.Target)
 			require(field+"podSubnet.container", subnet.Container)
@@ -183,6 +188,7 @@ func decodeProfile(raw []byte) (Profile, error) {
 	changes("", p.Patches, p.PodSubnet)
 	if p.IPv6 != nil {
 		changes("ipv6.", p.IPv6.Patches, p.IPv6.PodSubnet)
+		listed("ipv6.only", p.IPv6.Only)
 	}
 	if p.Relabelled.Duration < 0 {
 		faults = append(faults, fmt.Errorf("relabelled: is %s, must not be negative", p.Relabelled.Duration))

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,18 +104,23 @@ func wantNoHostOutside(ctx context.Context, t *testing.T) {
 	}
 }
 
-func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
-	const dual = clusterName + "-dual"
-	down := func() {
+// sealedCluster brings a cluster of its own up, sealed, which changes no verdict, and has it removed when the test ends.
+func sealedCluster(t *testing.T, name, topology string) {
+	t.Helper()
+	t.Cleanup(func() {
 		// The test's context has ended by then.
-		out, err := exec.Command(os.Getenv("GAPPROOF_BIN"), "down", "--cluster", dual).CombinedOutput()
+		out, err := exec.Command(os.Getenv("GAPPROOF_BIN"), "down", "--cluster", name).CombinedOutput()
 		if err != nil {
 			t.Errorf("removing the cluster: %v: %s", err, out)
 		}
-	}
-	t.Cleanup(down)
-	gapproof(t, "down", "--cluster", dual).wantExit(t, 0)
-	gapproof(t, "up", "--sealed", "--cluster", dual, "--topology", "one-worker-dual-stack").wantExit(t, 0) // sealed, which changes no verdict
+	})
+	gapproof(t, "down", "--cluster", name).wantExit(t, 0)
+	gapproof(t, "up", "--sealed", "--cluster", name, "--topology", topology).wantExit(t, 0)
+}
+
+func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
+	const dual = clusterName + "-dual"
+	sealedCluster(t, dual, "one-worker-dual-stack")
 	dir := filepath.Join(t.TempDir(), "evidence")
 	statement, key := filepath.Join(t.TempDir(), "seal.dsse.json"), filepath.Join(t.TempDir(), "release")
 	gapproof(t, "bundle", "key", "--no-passphrase", "-o", key).wantExit(t, 0)
@@ -142,4 +149,65 @@ func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
 	verify.wantExit(t, 0)
 	t.Logf("\n%s", &verify.stdout)
 	sealHoldsAndItsBreachesAreFound(t, dual)
+}
+
+func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
+	const six = clusterName + "-ipv6"
+	sealedCluster(t, six, "one-worker-ipv6")
+	dir := filepath.Join(t.TempDir(), "evidence")
+	c := gapproof(t, "run", "--cluster", six, "--witness", "require", "-o", "json", "--evidence", dir, "--seal", "require",
+		"scenarios/catalogue/podSelector/allow-by-pod-selector.yaml", "scenarios/catalogue/ipBlock/ingress-except.yaml",
+		"scenarios/catalogue/ipBlock/egress-except.yaml", "scenarios/catalogue/ipBlock/other-family-admits-nothing.yaml",
+		"scenarios/catalogue/families/except-cuts-one-family.yaml", "scenarios/catalogue/families/block-admits-its-own-family-alone.yaml",
+		"scenarios/catalogue/families/default-deny-both-ways-in-both-families.yaml", "scenarios/catalogue/services/headless-name-is-no-address.yaml",
+		"scenarios/catalogue/hosts/agents-on-the-host-network.yaml", "scenarios/catalogue/ports/sctp-between-pods.yaml",
+		"scenarios/catalogue/outside/ingress-from-one-outside-host.yaml", "scenarios/catalogue/outside/egress-to-one-outside-host.yaml")
+	c.wantExit(t, 0)
+	t.Logf("\n%s", &c.stderr)
+	counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
+		wantIPv6(t, j)
+		a := j.Attempt
+		switch {
+		case strings.HasPrefix(a.Source, "agents/"), strings.HasPrefix(a.Destination, "agents/"):
+			return "hostNetwork"
+		case a.FromOutside():
+			return "from outside " + a.Kind.String()
+		case a.Kind == plan.Lookup && strings.HasPrefix(a.Destination, "dns:db."):
+			return "headless"
+		}
+		return a.Kind.String() + " " + a.Protocol.String()
+	})
+	wantSome(t, counts, "podIP TCP delivered", "podIP TCP dropped", "podIP UDP delivered", "podIP UDP dropped", "podIP ICMP delivered",
+		"podIP SCTP delivered", "podIP SCTP dropped", "clusterIP TCP delivered", "clusterIP TCP dropped", "lookup DNS delivered", "lookup DNS dropped",
+		"headless delivered", "nodePort TCP delivered", "hostNetwork delivered", "hostNetwork silent", "outsideIP TCP delivered", "outsideIP TCP dropped",
+		"outsideIP ICMP delivered", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
+	gapproof(t, "report", "verify", dir).wantExit(t, 0)
+	var fromPod []string
+	for _, canary := range wantSeal(t, six, 0, "SEALED", "").Facts.Canaries {
+		if strings.HasPrefix(canary.From, "pod ") {
+			fromPod = append(fromPod, canary.Counter)
+		}
+	}
+	if want := []string{"canary-icmp-ipv6", "canary-tcp-ipv6", "canary-udp-ipv6"}; !slices.Equal(want, fromPod) {
+		t.Errorf("a pod's canaries: want %v, got %v", want, fromPod)
+	}
+}
+
+// wantIPv6 fails the test where an attempt was planned, made or answered over another family. What asks for IPv4 must not have been made.
+func wantIPv6(t *testing.T, j compare.Judgement) {
+	t.Helper()
+	a, o := j.Attempt, j.Facts
+	if a.Family == probes.IPv4 {
+		if a.Lacking == "" || j.Result != compare.Skipped {
+			t.Errorf("%s: %s, want it skipped as the cluster has no IPv4", a.ID, j.Result)
+		}
+		return
+	}
+	all := slices.Concat(a.Answers, o.Outcome.Addresses, []netip.Addr{
+		a.Address.Addr(), o.Attempt.Destination.Addr(), o.Outcome.Local.Addr(), o.Outcome.Remote.Addr(), o.Outcome.ReplyFrom,
+	})
+	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsValid() })
+	if a.Lacking != "" || len(all) == 0 || slices.ContainsFunc(all, func(a netip.Addr) bool { return a.Unmap().Is4() }) {
+		t.Errorf("%s: addresses %v, lacking %q, want some, and of IPv6 alone", a.ID, all, a.Lacking)
+	}
 }

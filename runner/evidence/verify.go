@@ -262,8 +262,8 @@ func (v *verifier) attempt(file string, line int, a plan.Planned, o probes.Obser
 	if got := o.Attempt; got.ID != a.ID || got.Protocol != a.Protocol || got.Destination != a.Address || got.Name != a.Name {
 		v.add(file, line, a.ID, "attempt: sent %s %s to %s%s, planned %s to %s%s", got.ID, got.Protocol, valid(got.Destination), got.Name, a.Protocol, valid(a.Address), a.Name)
 	}
-	if got := o.Attempt.Family; a.Kind == plan.Lookup && got != a.Family {
-		v.add(file, line, a.ID, "attempt: asked for records of %s, planned %s", got, a.Family)
+	if got := o.Attempt.Family; a.Kind == plan.Lookup && got != a.Records() {
+		v.add(file, line, a.ID, "attempt: asked for records of %s, planned %s", got, a.Records())
 	}
 	if id := o.Outcome.AttemptID; id != o.Attempt.ID && (id != "" || o.Outcome.Kind != probes.OutcomeUnknown) {
 		v.add(file, line, a.ID, "outcome: is of attempt %q", id)

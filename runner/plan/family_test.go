@@ -98,6 +98,21 @@ func oneFamily(f plan.Facts) plan.Facts {
 	return f
 }
 
+// ipv6Only takes the first family instead.
+func ipv6Only(f plan.Facts) plan.Facts {
+	for name, pod := range f.Pods {
+		pod.IP, pod.Others = pod.Others[0], nil
+		f.Pods[name] = pod
+	}
+	for name, all := range f.Services {
+		f.Services[name] = all[1:]
+	}
+	for name, node := range f.Nodes {
+		f.Nodes[name] = plan.NodeFacts{Addresses: node.Addresses[1:]}
+	}
+	return f
+}
+
 func TestAFamilyThatTheClusterHasNotIsSkippedWithTheReason(t *testing.T) {
 	s := load(t, twice+policy("ingress: [{from: [{ipBlock: {cidr: '${pod:x/a:IPv6}'}}]}]")+"expect: {exhaustive: true, allow: [{from: [x/a], to: [x/b], ports: [TCP/80], families: [IPv6]}]}\n")
 	p := build(t, s, oneFamily(offline(t, s)))
@@ -120,6 +135,34 @@ func TestAFamilyThatTheClusterHasNotIsSkippedWithTheReason(t *testing.T) {
 	}
 	if got := p.Steps[0].Policies[0].Spec.Spec.Ingress[0].From[0].IPBlock.CIDR; got != "2001:db8::1/128" {
 		t.Errorf("block %s, want an address that is set aside for documentation", got)
+	}
+}
+
+func TestALookupAsksForTheRecordsThatTheClusterHas(t *testing.T) {
+	for name, tc := range map[string]struct {
+		families string
+		pick     func(plan.Facts) plan.Facts
+		want     map[string]probes.Family
+	}{
+		"IPv4 first, no family asked for": {"", oneFamily, map[string]probes.Family{"x/a>dns:b.x": probes.FamilyUnknown, "x/a>dns:each.x": probes.FamilyUnknown}},
+		"IPv6 alone, no family asked for": {"", ipv6Only, map[string]probes.Family{"x/a>dns:b.x": probes.IPv6, "x/a>dns:each.x": probes.IPv6}},
+		"IPv6 alone, both asked for": {", families: [IPv4, IPv6]", ipv6Only, map[string]probes.Family{
+			"x/a>dns:b.x": probes.IPv4, "x/a>dns:each.x": probes.IPv4, "x/a>dns:b.x:AAAA": probes.IPv6, "x/a>dns:each.x:AAAA": probes.IPv6,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			facts := tc.pick(offline(t, load(t, twice)))
+			p := build(t, load(t, strings.Replace(twice, ", families: [IPv6, IPv4]", tc.families, 1)), facts)
+			got := map[string]probes.Family{}
+			for _, a := range p.Attempts {
+				if a.Kind == plan.Lookup && a.Source == "x/a" {
+					got[a.ID] = a.Records()
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("records asked for (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -151,6 +151,15 @@ func (p Planned) Notation() string {
 	return text
 }
 
+// Records is the family of the records that a Lookup asks for: the world's, and without one that of the addresses it must return, as a cluster
+// of IPv6 alone has no others. Unknown stands for IPv4.
+func (p Planned) Records() probes.Family {
+	if p.Family == probes.FamilyUnknown && len(p.Answers) > 0 && familyOf(p.Answers[0]) == probes.IPv6 {
+		return probes.IPv6
+	}
+	return p.Family
+}
+
 // Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
 // world writes them, pods before hosts outside; destinations likewise, pods before echoes to them before Services before nodes before hosts
 // outside before lookups; TCP before UDP before SCTP; IPv4 before IPv6.

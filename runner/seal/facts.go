@@ -91,14 +91,17 @@ const (
 	SendResolver = 1
 )
 
-// Sends is how many packets a source sends for each counter: nodes all of them, a pod what a pod can send. A pod has no IPv6 where the network
-// has none; a node then puts frames on the link by itself.
+// Sends is how many packets a source sends for each counter: nodes all of them, whichever families Kubernetes knows them by, and a pod those of
+// the families that it has. Where the network has no IPv6, a node puts frames on the link by itself.
 func (s Spec) Sends(k Kind) map[Counter]uint64 {
-	out := map[Counter]uint64{CanaryTCP: SendTCP, CanaryUDP: SendUDP, CanaryICMP: SendICMP, CanaryHost: SendHost}
+	out := map[Counter]uint64{}
+	if k == NodeSource || s.podsHave(IPv4) {
+		out[CanaryTCP], out[CanaryUDP], out[CanaryICMP], out[CanaryHost] = SendTCP, SendUDP, SendICMP, SendHost
+	}
 	if k == NodeSource {
 		out[CanaryResolver] = SendResolver
 	}
-	if k == NodeSource || s.DualStack() {
+	if k == NodeSource || s.podsHave(IPv6) {
 		out[CanaryTCP6], out[CanaryUDP6], out[CanaryICMP6] = SendTCP, SendUDP, SendICMP
 	}
 	return out

@@ -138,6 +138,42 @@ func TestEverySourceSendsDifferentNumbersOfEachKind(t *testing.T) {
 	}
 }
 
+func TestAPodSendsCanariesOfTheFamiliesThatItHas(t *testing.T) {
+	four, six := netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")
+	of4, of6 := []Counter{CanaryHost, CanaryICMP, CanaryTCP, CanaryUDP}, []Counter{CanaryICMP6, CanaryTCP6, CanaryUDP6}
+	both := slices.Sorted(slices.Values(slices.Concat(of4, of6)))
+	for name, tc := range map[string]struct {
+		pods []netip.Prefix
+		dual bool // the network
+		want []Counter
+	}{
+		"IPv4 alone":                                 {[]netip.Prefix{four}, false, of4},
+		"both families":                              {[]netip.Prefix{four, six}, true, both},
+		"IPv6 alone, on a network that has both":     {[]netip.Prefix{six}, true, of6},
+		"not recorded, on a network of IPv4":         {nil, false, of4},
+		"not recorded, on a network of both":         {nil, true, both},
+		"IPv4 alone, on a network that has IPv6 too": {[]netip.Prefix{four}, true, of4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := network()
+			n.Pods = tc.pods
+			if tc.dual {
+				n.Subnet6, n.Gateway6 = netip.MustParsePrefix("fd67::/64"), netip.MustParseAddr("fd67::1")
+			}
+			s, err := New("lab", n, nil, rand.New(rand.NewPCG(seed, 0)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Sorted(maps.Keys(s.Sends(PodSource))); !slices.Equal(tc.want, got) {
+				t.Errorf("a pod sends: want %v, got %v", tc.want, got)
+			}
+			if got, want := len(s.Sends(NodeSource)), len(s.canaries()); got != want {
+				t.Errorf("a node sends for %d counters, want all %d", got, want)
+			}
+		})
+	}
+}
+
 func TestASealThatCannotBeIsRefusedWithEveryFault(t *testing.T) {
 	_, err := New("", Network{}, documentRanges(), rand.New(rand.NewPCG(seed, 0)))
 	if err == nil {

@@ -31,6 +31,9 @@ type Network struct {
 	Sink   netip.AddrPort `json:"sink"`
 	// API is the port of the nodes' API server.
 	API uint16 `json:"api"`
+	// Pods are the ranges that pods have addresses of, of one family or both. Empty, as in what earlier builds recorded, stands for IPv4, and for
+	// IPv6 too where the network has it.
+	Pods []netip.Prefix `json:"pods,omitempty"`
 }
 
 // Target is where canaries go.
@@ -101,3 +104,11 @@ func TableOf(cluster string) string { return "gapproof-" + cluster }
 
 // DualStack tells whether the network has IPv6.
 func (s Spec) DualStack() bool { return s.Subnet6.IsValid() }
+
+// podsHave tells whether pods have addresses of the family.
+func (s Spec) podsHave(f Family) bool {
+	if len(s.Pods) == 0 {
+		return f == IPv4 || s.DualStack()
+	}
+	return slices.ContainsFunc(s.Pods, func(p netip.Prefix) bool { return p.Addr().Is4() == (f == IPv4) })
+}

@@ -36,7 +36,7 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 			Token: probes.NewToken(), Deadline: s.o.Deadline,
 		}
 		if a.Kind == plan.Lookup {
-			obs[i].Attempt.Family = a.Family
+			obs[i].Attempt.Family = a.Records()
 		}
 		if a.Lacking != "" {
 			continue // there is no address to send it to

@@ -147,6 +147,7 @@ func closeGate(_ context.Context, c *cluster.Cluster) error {
 	s := c.Seal
 	spec, err := seal.New(c.Name, seal.Network{
 		Bridge: s.Bridge, Gateway: s.Gateway, Subnet: c.Subnet, Subnet6: s.Subnet6, Gateway6: s.Gateway6, Mirror: c.Mirror, Sink: s.Sink, API: s.API,
+		Pods: c.PodSubnets,
 	}, s.Taken, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	if err != nil {
 		return err
@@ -338,7 +339,7 @@ func foreignImages(ctx context.Context, c *cluster.Cluster) (foreign []seal.Node
 // nameTried says of what was tried who has the address. Most CNIs give what leaves a pod network the address of the pod's node, so that a node's
 // packets and its pods' cannot be told apart.
 func nameTried(tried []seal.Tried, c *cluster.Cluster, pods *addresses) {
-	names := map[netip.Addr]string{c.Mirror.Addr(): "the mirror", c.Seal.Sink.Addr(): "the sink"}
+	names := map[netip.Addr]string{c.Mirror.Addr(): "the mirror", c.Seal.Sink.Addr(): "the sink", c.Seal.Sink6.Addr(): "the sink"}
 	for _, n := range c.Nodes {
 		names[n.Address], names[n.Address6] = "node "+n.Name+" or a pod on it", "node "+n.Name+" or a pod on it"
 	}

@@ -52,6 +52,9 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--cni: %w", err)}
 	}
+	if err := serves(profile, flags.topology); err != nil {
+		return nil, usageError{err}
+	}
 	lock, err := images.ReadLock(a.labDir())
 	if err != nil {
 		return nil, hinted{usageError{err}, "gapproof bundle create"}
@@ -110,6 +113,22 @@ func (a *app) clusterUp(ctx context.Context, flags upOptions) (*cluster.Cluster,
 	fmt.Fprintf(a.err, "cluster %s %s: %d nodes, %s, %.1f s\n", made.Name, state, len(made.Nodes), profile.Name, time.Since(started).Seconds())
 	fmt.Fprintf(a.err, "  kubectl --kubeconfig %s get nodes\n", compare.ShellQuote(made.Kubeconfig))
 	return made, nil
+}
+
+// serves refuses a topology that is unknown, or whose pods have addresses of a family that the CNI cannot give out in a lab.
+func serves(profile cni.Profile, name string) error {
+	topology, err := kindconfigs.Load(name)
+	if err != nil {
+		return fmt.Errorf("--topology: %w", err)
+	}
+	pods, err := kindconfigs.PodSubnets(topology)
+	if err != nil {
+		return fmt.Errorf("--topology: %w", err)
+	}
+	if err := profile.Check(pods); err != nil {
+		return fmt.Errorf("--cni %s with --topology %s: %w", profile.Name, name, err)
+	}
+	return nil
 }
 
 // withProfile are the profiles that the lab has, and one more. Building a lab without what it had would take it from clusters to come.

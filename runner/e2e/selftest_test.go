@@ -67,6 +67,7 @@ func TestInjectedFaultsFoolNobody(t *testing.T) {
 }
 
 func TestANetworkThatEnforcesNothingIsAllHoles(t *testing.T) {
+	t.Parallel()
 	const idle = clusterName + "-idle"
 	t.Cleanup(func() {
 		// The test's context has ended by then.

@@ -56,6 +56,8 @@ type Corroboration struct {
 	Word      Word   `json:"word"`
 	// Reason says in words what was seen, or why nothing was.
 	Reason string `json:"reason"`
+	// Flows is how many unlike flows of it were seen.
+	Flows int `json:"flows,omitempty"`
 	// Flow is the one that contradicts.
 	Flow *Flow `json:"flow,omitempty"`
 }
@@ -96,7 +98,7 @@ func table(observed reach.Verdict, e ends) said {
 // Corroborate holds the flows of one attempt, in the order of their times, against its observed verdict. Without any flow the reason
 // is why, or what the reading says.
 func Corroborate(attempt string, observed reach.Verdict, flows []Flow, why string, r Reading) Corroboration {
-	c := Corroboration{AttemptID: attempt, Word: Silent}
+	c := Corroboration{AttemptID: attempt, Word: Silent, Flows: len(flows)}
 	if why != "" {
 		c.Reason = why
 		return c

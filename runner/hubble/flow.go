@@ -50,8 +50,8 @@ type Flow struct {
 	Count uint64 `json:"count"`
 }
 
-// alike tells whether two flows differ in nothing but their times.
-func (f Flow) alike(g Flow) bool {
+// Alike tells whether two flows differ in nothing but their times.
+func (f Flow) Alike(g Flow) bool {
 	f.Time, f.Count = g.Time, g.Count
 	return f == g
 }

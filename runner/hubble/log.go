@@ -80,7 +80,7 @@ func (l *Log) keep(n int, f Flow) bool {
 		return false
 	}
 	for i := range l.flows[n] {
-		if have := &l.flows[n][i]; have.alike(f) {
+		if have := &l.flows[n][i]; have.Alike(f) {
 			have.Count += f.Count
 			if f.Time.Before(have.Time) {
 				have.Time = f.Time

@@ -40,15 +40,22 @@ func (r Reading) Lost() uint64 {
 	return n
 }
 
-// Faults are what was wrong with the sources, in words.
-func (r Reading) Faults() []string {
-	var out []string
+// Fault is in words what was wrong with the sources: the first one's, and how many more; empty when nothing was. In a large cluster all have the same.
+func (r Reading) Fault() string {
+	words, more := "", 0
 	for _, s := range r.Sources {
-		if s.Fault != "" {
-			out = append(out, fmt.Sprintf("%s on %s: %s", s.Name, s.Node, s.Fault))
+		switch {
+		case s.Fault == "":
+		case words == "":
+			words = fmt.Sprintf("%s on %s: %s", s.Name, s.Node, s.Fault)
+		default:
+			more++
 		}
 	}
-	return out
+	if more > 0 {
+		words += fmt.Sprintf("; and %d more such", more)
+	}
+	return words
 }
 
 // excuse is what may have kept a flow from being seen, as the end of a sentence.
@@ -56,7 +63,10 @@ func (r Reading) excuse() string {
 	if r.Absent != "" {
 		return ": " + r.Absent
 	}
-	words := r.Faults()
+	var words []string
+	if fault := r.Fault(); fault != "" {
+		words = append(words, fault)
+	}
 	if n := r.Lost(); n > 0 {
 		words = append(words, fmt.Sprintf("Hubble lost %d events", n))
 	}

@@ -77,8 +77,8 @@ func (w *Watch) Stop() hubble.Reading {
 	slices.SortFunc(r.Sources, func(a, b hubble.Source) int { return strings.Compare(a.Name, b.Name) })
 	if r.Absent == "" && !slices.ContainsFunc(r.Sources, func(s hubble.Source) bool { return s.Read }) {
 		r.Absent = "no Hubble server answered"
-		if faults := r.Faults(); len(faults) > 0 {
-			r.Absent += ": " + faults[0]
+		if fault := r.Fault(); fault != "" {
+			r.Absent += ": " + fault
 		}
 	}
 	return r

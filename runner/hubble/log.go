@@ -59,17 +59,16 @@ func (l *Log) Add(f Flow) {
 		l.places[f.key()] = append(l.places[f.key()], len(l.recent)-1)
 		return
 	}
-	l.drop(l.next)
+	l.dropOldest()
 	l.recent[l.next] = f
 	l.places[f.key()] = append(l.places[f.key()], l.next)
 	l.next = (l.next + 1) % keptRecent
 }
 
-// drop forgets which key the flow at the place has.
-func (l *Log) drop(place int) {
-	k := l.recent[place].key()
-	l.places[k] = slices.DeleteFunc(l.places[k], func(p int) bool { return p == place })
-	if len(l.places[k]) == 0 {
+// dropOldest forgets the key of the flow at the next place, which is the first of its key's: they are taken in turn.
+func (l *Log) dropOldest() {
+	k := l.recent[l.next].key()
+	if l.places[k] = l.places[k][1:]; len(l.places[k]) == 0 {
 		delete(l.places, k)
 	}
 }

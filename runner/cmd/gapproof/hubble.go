@@ -37,7 +37,7 @@ func parseHubbleMode(s string) (hubbleMode, error) {
 type corroboration struct {
 	// keep is told of the run too; it may be nil.
 	keep  suite.Recorder
-	watch *observer.Watch
+	watch interface{ Stop() hubble.Reading }
 	log   *hubble.Log
 	facts plan.Facts
 	plan  *plan.Plan

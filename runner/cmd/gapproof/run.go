@@ -23,6 +23,7 @@ import (
 	"github.com/gapproof/gapproof/runner/cni"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/fixture"
+	"github.com/gapproof/gapproof/runner/hubble/observer"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/seal/gate"
@@ -83,9 +84,11 @@ needs root: without it, and when the run is interrupted, the seal is SEAL_NOT_PR
 proven, --seal off says nothing of it. With --evidence its facts are kept too, and --statement signs the proof together with the digest of
 the evidence's manifest. The report of a run on any other cluster says nothing of a seal.
 
-On Cilium the flows of Hubble are read beside the attempts, from hubble-relay or else from every agent, as long as they serve them without TLS
-and the user may list pods and forward their ports. The report says to how many attempts Hubble agrees, is silent, and what it contradicts.
-No verdict, no result and no exit code rests on it; --hubble off leaves it out.`,
+On Cilium the flows of Hubble are read beside the attempts, from hubble-relay or else from every agent, as long as they serve them without TLS.
+The report says to how many attempts Hubble agrees or is silent, and what it contradicts. No verdict, no result and no exit code rests on it;
+--hubble off leaves it out. Beside what a run needs anyway it takes this, and without it Hubble is silent:
+
+` + observer.Role,
 		Example: `  gapproof run                                   # the whole catalogue on the lab
   gapproof run catalogue:ipBlock                 # a folder of it
   gapproof run scenarios/examples -o junit

@@ -42,7 +42,7 @@ type client struct {
 
 // open connects to a server and asks how it is.
 func (w *Watch) open(ctx context.Context, s server) (_ *client, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer within %s", answerLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, w.answer, fmt.Errorf("no answer within %s", w.answer))
 	defer cancel()
 	opened, err := w.connect(ctx, s)
 	if err != nil {

@@ -32,6 +32,8 @@ type Watch struct {
 	namespaces []string
 	since      time.Time
 	connect    connect
+	// answer bounds the way to a server and its first answer; reopen is the pause before one whose stream ended is connected to again.
+	answer, reopen time.Duration
 
 	stop    context.CancelFunc
 	readers sync.WaitGroup
@@ -60,7 +62,7 @@ func Start(ctx context.Context, c *kube.Cluster, log *hubble.Log, namespaces []s
 }
 
 func newWatch(log *hubble.Log, namespaces []string, since time.Time, c connect) *Watch {
-	return &Watch{log: log, namespaces: namespaces, since: since, connect: c}
+	return &Watch{log: log, namespaces: namespaces, since: since, connect: c, answer: answerLimit, reopen: reopenInterval}
 }
 
 func (w *Watch) start(ctx context.Context, find func(context.Context, kind) ([]server, error)) {
@@ -86,7 +88,7 @@ func (w *Watch) Stop() hubble.Reading {
 
 // begin reads from the first relay that answers, and where none does from every agent.
 func (w *Watch) begin(ctx context.Context, find func(context.Context, kind) ([]server, error)) {
-	listing, cancel := context.WithTimeout(ctx, answerLimit)
+	listing, cancel := context.WithTimeoutCause(ctx, w.answer, fmt.Errorf("no answer within %s", w.answer))
 	defer cancel()
 	var pods [2][]server
 	for i, k := range []kind{relay, agent} {
@@ -149,7 +151,7 @@ func (w *Watch) follow(ctx context.Context, n int, s server, c *client) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(reopenInterval):
+			case <-time.After(w.reopen):
 			}
 			if c, err = w.open(ctx, s); err != nil {
 				w.fault(ctx, n, err)

@@ -140,6 +140,15 @@ func (j *Judgement) Deciders() []Decider {
 	return out
 }
 
+// Current is the attempt with the responders that it had in its step.
+func (j *Judgement) Current() plan.Planned {
+	a := j.Attempt
+	if j.Promise.Backends != nil {
+		a.Responders = j.Promise.Backends
+	}
+	return a
+}
+
 // Answers tells whether the pod may answer the attempt: it is its destination, or stands behind the Service that is.
 func (j *Judgement) Answers(pod string) bool {
 	if j.Promise.Backends != nil {

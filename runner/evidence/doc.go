@@ -20,6 +20,8 @@
 //	  plan-002.json             derived: the plan since step 2, for every step that made pods again
 //	  attempts.log              derived: every round of each attempt whose result is not pass, in logfmt
 //	seal.json                   raw: the sealed network's rules and counters, canaries, names and images; absent where no seal was asked about
+//	hubble.json                 raw: how Hubble's flows were read; absent, with the next, where they were not asked for
+//	hubble.jsonl                raw: per judged attempt the flows that Hubble told of it
 //	notes.json                  derived: the semantics notes that applied, with what each leaves open
 //	report.json                 derived: the report of the run
 //
@@ -29,7 +31,7 @@
 //
 // The trap: verifying finds every edit of what is stored, unless somebody writes every file anew so that all agree, the manifest too; and
 // under a manifest made anew it does not find an edit of a raw fact on which no conclusion rests: what an API server adds to an object, a label or an
-// address that nothing asks for, how many packets a seal let pass, the number of packets or the time of an attempt whose verdict they do not change, in
+// address that nothing asks for, how many packets a seal let pass, where a flow of Hubble's that decides nothing was seen, the number of packets or the time of an attempt whose verdict they do not change, in
 // a round that another one followed. Against both helps only what is kept elsewhere: the manifest's own digest, which a run and a verification print, or
 // a signature over it, which this package does not make: on a sealed lab the statement of the seal has it. Nor can it tell whether what agents and
 // kernels reported was true when it was written down. Nothing here talks to a cluster.

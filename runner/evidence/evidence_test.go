@@ -36,6 +36,7 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/evidence"
+	"github.com/gapproof/gapproof/runner/hubble"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
@@ -91,7 +92,7 @@ func scenario(tb testing.TB, text string) *scenarios.Scenario {
 // observe is what a cluster that follows the policies would have shown of one attempt, with a witness; some are different on purpose.
 func observe(a plan.Planned, n int, verdict reach.Verdict, base *probes.Observation, round int) probes.Observation {
 	o := probes.Observation{
-		Attempt: probes.Attempt{ID: a.ID, Protocol: a.Protocol, Destination: a.Address, Name: a.Name, Token: probes.Token{byte(n), byte(round), 7}, Deadline: time.Second},
+		Attempt: probes.Attempt{ID: a.ID, Protocol: a.Protocol, Destination: a.Address, Name: a.Name, Token: probes.Token{byte(n), byte(round), 7}, Deadline: time.Second, SourcePort: 40000},
 		Outcome: probes.Outcome{AttemptID: a.ID, Started: started.Add(time.Duration(n) * time.Millisecond), Took: 900 * time.Microsecond, Local: netip.MustParseAddrPort("198.18.0.9:40000"), Remote: a.Address},
 	}
 	if a.Kind == plan.Lookup {
@@ -211,12 +212,59 @@ func record(tb testing.TB, dir string) string {
 	spec, found := sealFacts(tb)
 	must(w.Sealed(spec, found))
 	rep.Seal = report.NewSeal(spec.Judge(found))
+	corroborate(tb, w, rep, facts)
 	digest, err := w.Close(rep)
 	must(err)
 	if got := rep.Summary(); got.Holes == 0 || got.Inconclusive < 3 || got.Pass == 0 || len(sc.Steps[0].Gaps) == 0 {
 		tb.Fatalf("the run has too little in it: %+v, gaps %v", got, sc.Steps[0].Gaps)
 	}
 	return digest
+}
+
+// corroborate has Hubble seen every attempt end as it was observed, but for a hole that it saw dropped, and one attempt that it missed. Facts are
+// those since the last step.
+func corroborate(tb testing.TB, w *evidence.Writer, rep *report.Report, facts plan.Facts) {
+	tb.Helper()
+	reading := hubble.Reading{Sources: []hubble.Source{
+		{Name: "kube-system/cilium-a", Node: "n1", Read: true, Version: "1.20.2", Flows: 40},
+		{Name: "kube-system/cilium-b", Node: "n2", Read: true, Lost: 3, Flows: 9, Fault: "it ended the stream of flows"},
+	}, Forgotten: 1}
+	flows := func(i, k, n int) ([]hubble.Flow, string) {
+		j := rep.Scenarios[i].Steps[k].Judgements[n]
+		now := facts
+		if k < len(rep.Scenarios[i].Steps)-1 {
+			now = plan.Facts{Pods: maps.Clone(facts.Pods), Services: facts.Services, Resolver: facts.Resolver}
+			now.Pods["x/a"] = plan.PodFacts{IP: netip.MustParseAddr("198.18.0.1"), Node: "n1"}
+		}
+		t, why := hubble.TupleOf(now, j.Current(), j.Facts)
+		if why != "" || n == 3 {
+			return nil, why
+		}
+		at := j.Facts.Outcome.Started
+		if at.IsZero() {
+			at = started
+		}
+		out := []hubble.Flow{{Time: at, Node: "n1", Verdict: hubble.Forwarded, Point: "TO_OVERLAY", Direction: "EGRESS", Protocol: t.Protocol, Source: t.Source, Destination: t.Destination, Count: 1}}
+		end := out[0]
+		end.Time, end.Node = at.Add(time.Millisecond), "n2"
+		if j.Observed.Verdict == reach.Deny || k == 0 && j.Class == compare.Hole {
+			end.Verdict, end.Point, end.Direction, end.DropReason = hubble.Dropped, "", "INGRESS", "POLICY_DENIED"
+		} else {
+			end.Point, end.Count = "TO_ENDPOINT", 2
+		}
+		return append(out, end), ""
+	}
+	rep.Corroborate(reading, flows)
+	if h := rep.Hubble; h.Agree == 0 || h.Silent == 0 || h.Contradicts == 0 {
+		tb.Fatalf("Hubble has too little to say: %+v", h)
+	}
+	err := w.Corroborated(rep, func(i, k, n int) []hubble.Flow {
+		list, _ := flows(i, k, n)
+		return list
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // sealFacts are those of a sealed network of one node and one pod, which somebody tried to leave. Not every map in them has one order.
@@ -338,8 +386,8 @@ func TestWhatARunWroteVerifies(t *testing.T) {
 	if len(v.Differences) > 0 {
 		t.Errorf("differences: %v", v.Differences)
 	}
-	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 15 || v.Seal != seal.Sealed || v.WrittenBy != "v0.2.0" {
-		t.Errorf("got %+v, want the digest %s of 15 files", v, digest)
+	if v.Digest != digest || v.Scenarios != 1 || v.Judgements == 0 || v.Files != 17 || v.Seal != seal.Sealed || v.WrittenBy != "v0.2.0" {
+		t.Errorf("got %+v, want the digest %s of 17 files", v, digest)
 	}
 }
 
@@ -492,6 +540,15 @@ func TestEditsAreNamed(t *testing.T) {
 		{"a seal that was not found so", resealed(replace("report.json", `"verdict": "SEALED"`, `"verdict": "LEAKED"`)), "report.json: seal.verdict: stored", `derived "SEALED"`},
 		{"who tried to leave", resealed(replace("report.json", `"from": "pod x/a"`, `"from": "pod x/c"`)), "report.json: seal.tried[0].from: stored", `derived "pod x/a"`},
 		{"the seal's facts that are gone, and the manifest says so", resealed(without("seal.json")), "report.json: seal", ""},
+		{"a drop that Hubble did not see", resealed(replace("hubble.jsonl", `"verdict":"DROPPED","dropReason":"POLICY_DENIED"`, `"verdict":"FORWARDED","point":"TO_ENDPOINT"`)), "report.json: ", ".hubble["},
+		{"a flow from another port", resealed(replace("hubble.jsonl", `:40000","destination"`, `:40001","destination"`)), "hubble.jsonl: ", "the flow is not of the attempt: it is TCP from"},
+		{"a flow that is there twice", resealed(with(all, "hubble.jsonl", bytes.Join(slices.Insert(bytes.SplitAfter(all["hubble.jsonl"].Data, []byte("\n")), 1,
+			bytes.SplitAfter(all["hubble.jsonl"].Data, []byte("\n"))[0]), nil))), "hubble.jsonl: ", "count: is no count of flows that are alike"},
+		{"a flow long before its attempt", resealed(replace("hubble.jsonl", `"time":"2026-03-04T10:11`, `"time":"2026-03-04T10:01`)), "hubble.jsonl: ", "it was seen at 2026-03-04T10:01"},
+		{"what Hubble said", resealed(replace("report.json", `"word": "contradicts"`, `"word": "agree"`)), "report.json: x/c>y/b:TCP/5432: scenarios[0].steps[0].hubble[", `derived "contradicts"`},
+		{"events that Hubble lost", resealed(replace("hubble.json", `"lost": 3`, `"lost": 4`)), "report.json: ", "derived"},
+		{"Hubble's flows that are gone, and the manifest says so", resealed(without("hubble.jsonl")), "hubble.jsonl: is missing", ""},
+		{"all of Hubble that is gone, and the manifest says so", resealed(without("hubble.json")), "hubble.jsonl: belongs to no scenario", ""},
 		{"another rule of the gate", resealed(replace("seal.json", `"sink": "172.30.0.3:53"`, `"sink": "172.30.0.3:053"`)), "seal.json: says something", ""},
 		{"a member that is there twice", resealed(replace("run.json", `"run": "ab12",`, `"run": "zz", "run": "ab12",`)), "run.json: says something", ""},
 	} {
@@ -725,6 +782,9 @@ func oneOfEachKind(t *testing.T, r *rand.Rand, all fstest.MapFS, f func(name, pa
 // and names went by name, and counters that may grow between two readings.
 var unjudged = regexp.MustCompile(`\.spec\.|\.packets\.(all|allowed|note|tried|link)-|\.names\[\d+\]\.(name|asked)$|\.began\.tried\[\d+\]\.from$`)
 
+// onTheWay are what a flow may say otherwise that does not decide, and when one that does was seen.
+var onTheWay = regexp.MustCompile(`\.flow\.(count|time|node|point|direction)$`)
+
 // lineEdits are ways to change a file that do not look at what it says. Each returns nil where the file is too short for it.
 var lineEdits = map[string]func(r *rand.Rand, b []byte) []byte{
 	"a bit flipped": func(r *rand.Rand, b []byte) []byte {
@@ -798,6 +858,7 @@ func TestAnEditOfEveryFileIsFound(t *testing.T) {
 			case strings.HasPrefix(base, "facts"), base == "scenario.json": // labels and addresses that nothing asks for
 			case base == "seal.json" && (what == "a bit flipped" || what == "two lines exchanged"): // addresses, or sources that sent the same
 			case what == "a bit flipped" && strings.HasSuffix(base, "s.jsonl"), what == "a bit flipped" && base == "baseline.jsonl":
+			case what == "a bit flipped" && base == "hubble.jsonl": // flows on their way, and times
 			default:
 				t.Errorf("%s, %s, the manifest made anew: nothing was found", name, what)
 			}
@@ -838,6 +899,10 @@ func TestConclusionsAreFoundEvenUnderANewManifest(t *testing.T) {
 		switch base {
 		case "seal.json":
 			if !unjudged.MatchString(path) {
+				t.Errorf("%s %s was changed, the manifest made anew, and nothing was found", name, path)
+			}
+		case "hubble.jsonl":
+			if !onTheWay.MatchString(path) {
 				t.Errorf("%s %s was changed, the manifest made anew, and nothing was found", name, path)
 			}
 		case "baseline.jsonl", "observations.jsonl", "facts.json", "facts-004.json", "scenario.json": // what passed in an earlier round, labels that no policy asks for

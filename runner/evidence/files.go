@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/gapproof/gapproof/probes"
+	"github.com/gapproof/gapproof/runner/hubble"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/seal"
 	"github.com/gapproof/gapproof/scenarios"
@@ -22,6 +23,7 @@ const (
 	ManifestKind = "EvidenceManifest"
 	RunKind      = "EvidenceRun"
 	SealKind     = "EvidenceSeal"
+	HubbleKind   = "EvidenceHubble"
 )
 
 // The names of files; those of a scenario are in its own folder.
@@ -31,6 +33,8 @@ const (
 	notesFile        = "notes.json"
 	reportFile       = "report.json"
 	sealFile         = "seal.json"
+	hubbleFile       = "hubble.json"
+	flowsFile        = "hubble.jsonl"
 	scenarioFile     = "scenario.json"
 	factsFile        = "facts.json"
 	baselineFile     = "baseline.jsonl"
@@ -101,6 +105,22 @@ type Seal struct {
 	Kind       string     `json:"kind"`
 	Spec       seal.Spec  `json:"spec"`
 	Facts      seal.Facts `json:"facts"`
+}
+
+// Hubble is how Hubble's flows were read beside the run.
+type Hubble struct {
+	APIVersion string         `json:"apiVersion"`
+	Kind       string         `json:"kind"`
+	Reading    hubble.Reading `json:"reading"`
+}
+
+// sawFlow is one flow of one judged attempt.
+type sawFlow struct {
+	// Scenario is the number of the scenario's folder.
+	Scenario int         `json:"scenario"`
+	Step     string      `json:"step"`
+	Attempt  string      `json:"attempt"`
+	Flow     hubble.Flow `json:"flow"`
 }
 
 // Options are those of a run that its conclusions depend on.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/hubble"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
 )
@@ -56,11 +57,20 @@ func ReadReport(dir fs.FS) (*report.Report, error) {
 // a [*FormatError].
 func Rebuild(dir fs.FS) (*report.Report, error) {
 	r := reader{dir: dir}
-	run, sealed, all, err := r.all()
+	whole, err := r.all()
 	if err != nil {
 		return nil, err
 	}
-	return rebuild(run, sealed, all), nil
+	return whole.rebuild(), nil
+}
+
+// kept is everything raw of one run.
+type kept struct {
+	run Run
+	// seal is nil where no seal was asked about, hubble where Hubble was not.
+	seal   *Seal
+	hubble *corroborated
+	all    []record
 }
 
 // record is everything of one scenario: what was read, and the plan that follows from it.
@@ -69,7 +79,9 @@ type record struct {
 	loaded loaded
 	plan   *plan.Plan
 	// plans has one entry per step that was begun: the plan since, which is another one where pods were made again.
-	plans    []*plan.Plan
+	plans []*plan.Plan
+	// facts has one entry for each of plans.
+	facts    []plan.Facts
 	baseline []probes.Observation
 	policies []stored
 	cluster  []storedCluster
@@ -78,10 +90,11 @@ type record struct {
 	rounds [][]compare.Round
 }
 
-func rebuild(run Run, sealed *Seal, all []record) *report.Report {
+func (w kept) rebuild() *report.Report {
+	run := w.run
 	rep := &report.Report{Run: run.Run, Started: run.Started, Took: run.Took, Level: run.Level, LevelReason: run.LevelReason, Versions: run.Versions}
 	rep.Scenarios = append(rep.Scenarios, run.Skipped...)
-	for i, rec := range all {
+	for i, rec := range w.all {
 		ended := run.Scenarios[i]
 		sc := report.Scenario{Name: rec.plan.Name, Title: rec.loaded.Scenario.Metadata.Title, File: rec.loaded.File, Took: ended.Took, Fault: ended.Fault, Ignored: rec.loaded.Ignored}
 		for _, o := range rec.loaded.Omissions {
@@ -93,8 +106,16 @@ func rebuild(run Run, sealed *Seal, all []record) *report.Report {
 		rep.Scenarios = append(rep.Scenarios, sc)
 	}
 	rep.Explain(run.Baseline)
-	if sealed != nil {
-		rep.Seal = report.NewSeal(sealed.Spec.Judge(sealed.Facts))
+	if w.seal != nil {
+		rep.Seal = report.NewSeal(w.seal.Spec.Judge(w.seal.Facts))
+	}
+	if w.hubble != nil {
+		rep.Corroborate(w.hubble.reading, func(i, k, n int) ([]hubble.Flow, string) {
+			at := i - len(run.Skipped)
+			j := &rep.Scenarios[i].Steps[k].Judgements[n]
+			_, why := w.all[at].tuple(k, j)
+			return w.hubble.flows[place{at, k, j.Attempt.ID}], why
+		})
 	}
 	return rep
 }
@@ -124,30 +145,31 @@ type reader struct {
 }
 
 // all reads the run, its seal if it has one and its scenarios, and checks that they fit together as far as rebuilding needs it.
-func (r *reader) all() (Run, *Seal, []record, error) {
-	var run Run
-	if err := r.document(runFile, &run); err != nil {
-		return run, nil, nil, err
+func (r *reader) all() (kept, error) {
+	var w kept
+	run := &w.run
+	if err := r.document(runFile, run); err != nil {
+		return w, err
 	}
 	if run.APIVersion != APIVersion || run.Kind != RunKind {
-		return run, nil, nil, &FormatError{runFile, 1, fmt.Errorf("it is %s %s, want %s %s", run.APIVersion, run.Kind, APIVersion, RunKind)}
+		return w, &FormatError{runFile, 1, fmt.Errorf("it is %s %s, want %s %s", run.APIVersion, run.Kind, APIVersion, RunKind)}
 	}
-	sealed, err := r.seal()
-	if err != nil {
-		return run, nil, nil, err
+	var err error
+	if w.seal, err = r.seal(); err != nil {
+		return w, err
 	}
-	var all []record
 	for i, ended := range run.Scenarios {
-		rec, err := r.scenario(run, folder(i, ended.Name))
+		rec, err := r.scenario(*run, folder(i, ended.Name))
 		if err != nil {
-			return run, nil, nil, err
+			return w, err
 		}
 		if len(ended.Steps) != len(rec.steps) {
-			return run, nil, nil, &FormatError{runFile, 1, fmt.Errorf("scenarios[%d].steps: %d entries, but %s has %d", i, len(ended.Steps), rec.folder+"/"+stepsFile, len(rec.steps))}
+			return w, &FormatError{runFile, 1, fmt.Errorf("scenarios[%d].steps: %d entries, but %s has %d", i, len(ended.Steps), rec.folder+"/"+stepsFile, len(rec.steps))}
 		}
-		all = append(all, rec)
+		w.all = append(w.all, rec)
 	}
-	return run, sealed, all, nil
+	w.hubble, err = r.hubble(w.all)
+	return w, err
 }
 
 // seal reads what the seal was put to the proof with; nil where it was not. The report tells when the file has been taken away.
@@ -198,16 +220,16 @@ func (r *reader) scenario(run Run, folder string) (record, error) {
 	if err := r.rounds(&rec); err != nil {
 		return rec, err
 	}
-	return rec, r.plans(&rec)
+	return rec, r.plans(&rec, facts)
 }
 
 // plans renews the plan at every step that made pods again, as the run did. The step at which a run ended may have left its facts, or not.
-func (r *reader) plans(rec *record) error {
+func (r *reader) plans(rec *record, facts plan.Facts) error {
 	current := rec.plan
 	for n := range min(len(rec.plan.Steps), len(rec.steps)+1) {
 		if len(current.Remade(n)) > 0 {
 			name := rec.folder + "/" + factsSince(n)
-			var facts plan.Facts
+			facts = plan.Facts{}
 			err := r.document(name, &facts)
 			if n == len(rec.steps) && errors.Is(err, fs.ErrNotExist) {
 				return nil
@@ -219,7 +241,7 @@ func (r *reader) plans(rec *record) error {
 				return &FormatError{name, 1, err}
 			}
 		}
-		rec.plans = append(rec.plans, current)
+		rec.plans, rec.facts = append(rec.plans, current), append(rec.facts, facts)
 	}
 	return nil
 }

@@ -66,9 +66,9 @@ func Verify(dir fs.FS) (*Verification, error) {
 		return &v.Verification, err
 	}
 	r := reader{dir: dir}
-	run, sealed, all, err := r.all()
+	w, err := r.all()
 	v.Differences = append(v.Differences, r.strange...)
-	v.WrittenBy = run.Versions.Gapproof
+	v.WrittenBy = w.run.Versions.Gapproof
 	var missing *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && errors.As(err, &missing):
@@ -77,13 +77,13 @@ func Verify(dir fs.FS) (*Verification, error) {
 	case err != nil:
 		return &v.Verification, err
 	}
-	v.unknown(sealed, all)
-	for _, rec := range all {
+	v.unknown(w)
+	for _, rec := range w.all {
 		v.facts(rec)
 		v.policies(rec)
 		v.clusterPolicies(rec)
 	}
-	if err := v.conclusions(run, sealed, all); err != nil {
+	if err := v.conclusions(w); err != nil {
 		return &v.Verification, err
 	}
 	return &v.Verification, nil
@@ -190,12 +190,15 @@ func (v *verifier) missing(name string) {
 }
 
 // unknown tells of listed files that nothing is read from: they would be evidence of nothing under a good manifest.
-func (v *verifier) unknown(sealed *Seal, all []record) {
+func (v *verifier) unknown(w kept) {
 	known := []string{runFile, notesFile, reportFile}
-	if sealed != nil {
+	if w.seal != nil {
 		known = append(known, sealFile)
 	}
-	for _, rec := range all {
+	if w.hubble != nil {
+		known = append(known, hubbleFile, flowsFile)
+	}
+	for _, rec := range w.all {
 		for _, name := range []string{
 			scenarioFile, factsFile, baselineFile, policiesFile, clusterPoliciesFile, stepsFile, observationsFile, planFile, attemptsFile,
 		} {
@@ -271,13 +274,14 @@ func (v *verifier) attempt(file string, line int, a plan.Planned, o probes.Obser
 }
 
 // conclusions makes every derived file again and holds the stored one against it.
-func (v *verifier) conclusions(run Run, sealed *Seal, all []record) error {
-	rep := rebuild(run, sealed, all)
+func (v *verifier) conclusions(w kept) error {
+	rep := w.rebuild()
+	v.flows(w, rep)
 	if rep.Seal != nil {
 		v.Seal = rep.Seal.Verdict
 	}
 	v.Scenarios = len(rep.Scenarios)
-	for i, rec := range all {
+	for i, rec := range w.all {
 		var log bytes.Buffer
 		if err := v.samePlan(rec.folder+"/"+planFile, rec.plan); err != nil {
 			return err
@@ -290,7 +294,7 @@ func (v *verifier) conclusions(run Run, sealed *Seal, all []record) error {
 				return err
 			}
 		}
-		for n, st := range rep.Scenarios[len(run.Skipped)+i].Steps {
+		for n, st := range rep.Scenarios[len(w.run.Skipped)+i].Steps {
 			v.Judgements += len(st.Judgements)
 			writeAttempts(&log, rec.plan.Name, rec.plans[n], n, st.Judgements, rec.rounds[n])
 		}

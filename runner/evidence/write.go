@@ -20,6 +20,7 @@ import (
 
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/hubble"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/seal"
@@ -29,7 +30,8 @@ import (
 var ErrNotEmpty = errors.New("directory is not empty")
 
 // Writer writes the evidence of one run into a directory. Its methods are called from one goroutine at a time, in the order of the run:
-// Planned once per scenario, then Accepted and Observed for its steps, Sealed if its cluster is, Close at the end.
+// Planned once per scenario, then Accepted and Observed for its steps, Sealed if its cluster is, Corroborated if
+// Hubble was asked, Close at the end.
 type Writer struct {
 	dir     string
 	options Options
@@ -141,6 +143,33 @@ func (w *Writer) Observed(s report.Step, rounds []compare.Round) error {
 // Sealed keeps what the seal of the run's cluster was put to the proof with, at most once. The report that Close takes must have what it comes to.
 func (w *Writer) Sealed(s seal.Spec, f seal.Facts) error {
 	return w.document(sealFile, Seal{APIVersion, SealKind, s, f})
+}
+
+// Corroborated keeps how Hubble's flows were read and those of every judgement of r, which is corroborated by them, at most once. Flows are by the indexes of
+// scenario, step and judgement.
+func (w *Writer) Corroborated(r *report.Report, flows func(scenario, step, judgement int) []hubble.Flow) error {
+	if err := w.document(hubbleFile, Hubble{APIVersion, HubbleKind, r.Hubble.Reading}); err != nil {
+		return err
+	}
+	return w.whole(flowsFile, func(out io.Writer) error {
+		number := 0
+		for i, sc := range r.Scenarios {
+			if sc.Skipped != "" {
+				continue
+			}
+			number++
+			for k, st := range sc.Steps {
+				for n, c := range st.Hubble {
+					for _, f := range flows(i, k, n) {
+						if err := writeLine(out, sawFlow{number, st.Name, c.AttemptID, f}); err != nil {
+							return err
+						}
+					}
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // Close writes what is known at the end, r among it, and the manifest, whose SHA-256 it returns in hexadecimal. The scenarios of r are

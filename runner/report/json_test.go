@@ -165,7 +165,8 @@ func TestTheSchemaDescribesTheJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	met := map[string]bool{}
-	for name, r := range map[string]*report.Report{"full": full(t), "passing": passing(t), "skipping": skipping(t), "tiered": tiered(t), "leaking": withSeal(passing(t), leaking(t)), "empty": {Level: "unwitnessed"}} {
+	for name, r := range map[string]*report.Report{"full": full(t), "passing": passing(t), "skipping": skipping(t), "tiered": tiered(t), "leaking": withSeal(passing(t), leaking(t)), "corroborated": corroborated(t),
+		"without Hubble": unread(t), "empty": {Level: "unwitnessed"}} {
 		t.Run(name, func(t *testing.T) {
 			var value any
 			if err := json.Unmarshal(render(t, r, report.JSON, report.Options{}), &value); err != nil {

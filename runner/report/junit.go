@@ -100,6 +100,12 @@ func junitScenario(r *Report, s *Scenario) junitSuite {
 			suite.Properties = append(suite.Properties, p)
 		}
 	}
+	if r.Hubble != nil {
+		suite.Properties = append(suite.Properties, junitProperty{"hubble", r.Hubble.line("; ")})
+	}
+	for _, line := range s.contradictions() {
+		suite.Properties = append(suite.Properties, junitProperty{"hubble-contradicts", line})
+	}
 	for _, line := range s.leftOut() {
 		suite.Properties = append(suite.Properties, junitProperty{"left-out", line})
 	}

@@ -46,6 +46,14 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 		}
 	}
 	p.markdownSeal(r.Seal)
+	if lines := r.contradictions(); len(lines) > 0 {
+		p.line("")
+		p.line("### CONTRADICTS: " + contradictsMeaning)
+		p.line("")
+		for _, line := range lines {
+			p.line("- " + markdownText(p.clean(line)))
+		}
+	}
 	if len(r.Stale) > 0 {
 		p.line("")
 		p.line("### STALE: differences of the baseline that did not show: take them out")
@@ -70,6 +78,10 @@ func RenderMarkdown(w io.Writer, r *Report, o Options) error {
 	v := r.Versions
 	p.line(markdownText(p.clean(fmt.Sprintf("gapproof %s, run %s, Kubernetes %s, %s, kernel %s, evidence: %s",
 		v.Gapproof, r.Run, v.Kubernetes, v.CNI, v.Kernel, r.Level))))
+	if r.Hubble != nil {
+		p.line("")
+		p.line("hubble: " + markdownText(p.clean(r.Hubble.line(p.sym.separator))))
+	}
 	if _, err := w.Write(p.Bytes()); err != nil {
 		return fmt.Errorf("writing a Markdown report: %w", err)
 	}

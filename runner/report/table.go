@@ -21,6 +21,7 @@ func RenderTable(w io.Writer, r *Report, o Options) error {
 	p.findings(r)
 	p.stale(r)
 	p.gaps(r)
+	p.contradictions(r)
 	p.notes(r)
 	p.seal(r.Seal)
 	p.result(r)
@@ -53,6 +54,7 @@ func (p *page) header(r *Report) {
 	p.flow("", p.sym.separator, append([]span{tool}, p.plainSpans(named("run", r.Run), begun, lasted)...)...)
 	p.flow("", p.sym.separator, p.plainSpans(
 		named("Kubernetes", v.Kubernetes), v.CNI, named("kernel", v.Kernel), nodes, images, named("evidence:", r.Level))...)
+	p.hubble(r.Hubble)
 }
 
 // named is a value after its name, nothing when there is no value.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gapproof/gapproof/runner/compare"
+	"github.com/gapproof/gapproof/runner/hubble"
 )
 
 // Report is everything one run has to tell. Renderers read it; nothing in it depends on a renderer.
@@ -26,6 +27,8 @@ type Report struct {
 	Stale    []Difference `json:"stale,omitempty"`
 	// Seal is nil for a run on a cluster that is not sealed, or of which nobody asked.
 	Seal *Seal `json:"seal,omitempty"`
+	// Hubble is nil for a run that did not ask it.
+	Hubble *Hubble `json:"hubble,omitempty"`
 }
 
 // Versions says what was tested with what.
@@ -105,6 +108,8 @@ type Step struct {
 	Gaps []Gap `json:"gaps,omitempty"`
 	// Judgements are in the order of the plan's attempts; renderers put the worst first themselves.
 	Judgements []compare.Judgement `json:"judgements"`
+	// Hubble has an entry per judgement, in their order; none where no flow could be read.
+	Hubble []hubble.Corroboration `json:"hubble,omitempty"`
 }
 
 // Gap is one attempt whose observed verdict changed after the step counted as converged.

@@ -23,6 +23,7 @@ import (
 	"github.com/gapproof/gapproof/runner/cni"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/fixture"
+	"github.com/gapproof/gapproof/runner/hubble/observer"
 	"github.com/gapproof/gapproof/runner/internal/kube"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/seal/gate"
@@ -60,6 +61,7 @@ type runOptions struct {
 	attempt  string
 	baseline string
 	seal     string
+	hubble   string
 	// statement says how the proof of the seal is signed.
 	statement statementOptions
 	deadline  time.Duration
@@ -80,7 +82,13 @@ On a lab that was brought up with --sealed the seal is put to the proof after th
 SEALED, LEAKED (exit code 1) or SEAL_NOT_PROVEN (3, when nothing is worse), with what was dropped since the run began and whose it was. That
 needs root: without it, and when the run is interrupted, the seal is SEAL_NOT_PROVEN. --seal require refuses to run where it could not be
 proven, --seal off says nothing of it. With --evidence its facts are kept too, and --statement signs the proof together with the digest of
-the evidence's manifest. The report of a run on any other cluster says nothing of a seal.`,
+the evidence's manifest. The report of a run on any other cluster says nothing of a seal.
+
+On Cilium the flows of Hubble are read beside the attempts, from hubble-relay or else from every agent, as long as they serve them without TLS.
+The report says to how many attempts Hubble agrees or is silent, and what it contradicts. No verdict, no result and no exit code rests on it;
+--hubble off leaves it out. Beside what a run needs anyway it takes this, and without it Hubble is silent:
+
+` + observer.Role,
 		Example: `  gapproof run                                   # the whole catalogue on the lab
   gapproof run catalogue:ipBlock                 # a folder of it
   gapproof run scenarios/examples -o junit
@@ -101,6 +109,7 @@ the evidence's manifest. The report of a run on any other cluster says nothing o
 	c.Flags().StringVar(&o.attempt, "attempt", "", "make only this attempt, named as reports name it")
 	c.Flags().StringVar(&o.baseline, "baseline", baselineAuto, "known differences: auto for those of the cluster's CNI, none, or a file of your own")
 	c.Flags().StringVar(&o.seal, "seal", string(sealAuto), "prove a sealed lab's seal after the run: auto, require (no run without) or off")
+	c.Flags().StringVar(&o.hubble, "hubble", string(hubbleAuto), "hold Cilium's Hubble flows against what was observed: auto or off")
 	o.statement.flags(c)
 	c.Flags().DurationVar(&o.deadline, "deadline", suite.DefaultDeadline, "deadline of one attempt")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be created and attempted, touch nothing")
@@ -123,6 +132,10 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 		return usageError{err}
 	}
 	sealing, err := parseSealMode(o.seal)
+	if err != nil {
+		return err
+	}
+	flows, err := parseHubbleMode(o.hubble)
 	if err != nil {
 		return err
 	}
@@ -176,15 +189,19 @@ func (a *app) runScenarios(ctx context.Context, args []string, o runOptions) err
 	if err != nil {
 		return err
 	}
+	corroborating := beginHubble(ctx, at, flows, all)
 	applier, clusterApplier := apply.New(at.Client, run), apply.NewCluster(objects, at.Client.Discovery(), run)
 	s := suite.New(made, applier, suite.Options{
 		Cluster: clusterApplier, Witnesses: watching, Unwitnessed: unwitnessed, Least: mode.least(),
 		NoOutside: at.noOutside, Run: run, Deadline: o.deadline, Relabelled: relabelled, Attempt: o.attempt, Log: a.log, Progress: a.done,
-		Record: keep.of(applier, clusterApplier),
+		Record: corroborating.of(keep.of(applier, clusterApplier)),
 		Replay: func(file, attempt string) string { return replay(file, attempt, o.target) },
 	})
 	fmt.Fprintf(a.err, "run %s on %s (Kubernetes %s)\n", run, at.Context, at.Version)
 	rep, err := s.Run(ctx, all)
+	if e := corroborating.conclude(rep, keep); e != nil {
+		return errors.Join(err, e)
+	}
 	rep.Versions = a.versions(ctx, at)
 	if own == nil && o.baseline == baselineAuto {
 		own = a.cniBaseline(at)

@@ -44,7 +44,7 @@ func TupleOf(f plan.Facts, a plan.Planned, o probes.Observation) (t Tuple, why s
 			t.Backends = append(t.Backends, pod.IPs...)
 		}
 	}
-	if slices.Equal(a.Responders, []string{a.Source}) {
+	if o.Outcome.Responder == a.Source || slices.Equal(a.Responders, []string{a.Source}) {
 		return Tuple{}, "a call to oneself through a Service carries another source address on its way"
 	}
 	for _, name := range a.Responders {

@@ -102,6 +102,10 @@ func TestTheTupleOfAnAttempt(t *testing.T) {
 		{
 			"to itself through a Service", edited(func(a *plan.Planned) { a.Kind, a.Responders = plan.ClusterIP, []string{"x/a"} }), sent, hubble.Tuple{}, "another source address",
 		},
+		{
+			"to a Service that chose its source", edited(func(a *plan.Planned) { a.Kind, a.Responders = plan.ClusterIP, []string{"x/a", "y/b"} }),
+			observed(func(o *probes.Observation) { o.Outcome.Responder = "x/a" }), hubble.Tuple{}, "another source address",
+		},
 		{"without an address", edited(func(a *plan.Planned) { a.Lacking = "y/b has no IPv6 address" }), sent, hubble.Tuple{}, "y/b has no IPv6 address"},
 		{"without a port", toPod, probes.Observation{}, hubble.Tuple{}, "the port that it was sent from"},
 	} {

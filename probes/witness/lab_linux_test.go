@@ -37,6 +37,10 @@ const (
 	labDeadline = 250 * time.Millisecond
 )
 
+// The main thread stays the main goroutine's: /proc/PID/ns/net is its namespace. A goroutine that goes to another namespace takes its thread along
+// when it ends, but never the main one, which would be left there.
+func init() { runtime.LockOSThread() }
+
 func TestMain(m *testing.M) {
 	if identity := os.Getenv(podVariable); identity != "" {
 		if err := servePod(context.Background(), identity, os.Stdin, os.Stdout); err != nil {

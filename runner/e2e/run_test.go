@@ -92,6 +92,9 @@ func TestEveryCatalogueScenarioHolds(t *testing.T) {
 			if allows == 0 || denies == 0 {
 				t.Errorf("%d allows and %d denies observed; a catalogue that sees only one of them proves nothing", allows, denies)
 			}
+			if h := rep.Hubble; os.Getenv(cniVariable) == "cilium" && (h == nil || h.Agree == 0 || h.Contradicts > 0) {
+				t.Errorf("Hubble's flows: %+v, want some that agree and none that contradict", h)
+			}
 			s := rep.Summary()
 			t.Logf("%d scenarios in %s: %d attempts judged, %.0f verdicts/s; %d allows, %d denies observed, %d skipped", len(rep.Scenarios),
 				rep.Took.Round(time.Second), s.Judged(), float64(s.Judged())/rep.Took.Seconds(), allows, denies, s.Skipped)

@@ -113,12 +113,16 @@ func (c *corroboration) Observed(s report.Step, rounds []compare.Round) error {
 	return c.keep.Observed(s, rounds)
 }
 
-// conclude ends the reading, puts what it came to into the report, and keeps it with the run's evidence.
+// conclude ends the reading, puts what it came to into the report, and keeps it with the run's evidence. The report of a cluster that has no
+// Hubble says nothing of it.
 func (c *corroboration) conclude(rep *report.Report, keep *recorder) error {
 	if c == nil {
 		return nil
 	}
 	reading := c.watch.Stop()
+	if reading.Absent == observer.NoServer {
+		return nil // it is only said where it is there to say anything
+	}
 	skipped := len(rep.Scenarios) - len(c.scenarios) // they come first
 	flows := func(scenario, step, judgement int) ([]hubble.Flow, string) {
 		l := c.scenarios[scenario-skipped][step][judgement]

@@ -10,6 +10,7 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/hubble"
+	"github.com/gapproof/gapproof/runner/hubble/observer"
 	"github.com/gapproof/gapproof/runner/plan"
 	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
@@ -106,5 +107,16 @@ func TestWhatEndsTheEvidenceEndsTheRun(t *testing.T) {
 	var off *corroboration
 	if off.of(nil) != nil || off.conclude(&report.Report{}, nil) != nil {
 		t.Error("a run without Hubble is told of")
+	}
+}
+
+func TestAClusterWithoutHubbleIsToldNothingOfIt(t *testing.T) {
+	rep := &report.Report{Scenarios: []report.Scenario{{Name: "one", Steps: []report.Step{{Judgements: make([]compare.Judgement, 1)}}}}}
+	for absent, told := range map[string]bool{observer.NoServer: false, "no Hubble server answered": true} {
+		rep.Hubble = nil
+		c := &corroboration{log: hubble.NewLog(), watch: stopped{Absent: absent}}
+		if err := c.conclude(rep, nil); err != nil || (rep.Hubble != nil) != told {
+			t.Errorf("%s: %+v, %v; told %t is wanted", absent, rep.Hubble, err, told)
+		}
 	}
 }

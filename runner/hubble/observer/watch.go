@@ -42,6 +42,9 @@ type Watch struct {
 	reading hubble.Reading
 }
 
+// NoServer is what a reading's Absent says of a cluster that has no Hubble, as every cluster of another CNI.
+var NoServer = fmt.Sprintf("no running pod is labelled %s or %s", relay.label, agent.label)
+
 // connect opens the way to a server. Closing the way ends its connections.
 type connect func(ctx context.Context, s server) (way, error)
 
@@ -100,7 +103,7 @@ func (w *Watch) begin(ctx context.Context, find func(context.Context, kind) ([]s
 	}
 	relays, agents := pods[0], pods[1]
 	if len(relays)+len(agents) == 0 {
-		w.absent(fmt.Sprintf("no running pod is labelled %s or %s", relay.label, agent.label))
+		w.absent(NoServer)
 		return
 	}
 	for _, s := range relays {

@@ -120,8 +120,18 @@ func (c *command) wantExit(t *testing.T, want int) {
 	t.Helper()
 	err := c.Run()
 	if got := c.ProcessState.ExitCode(); got != want {
-		t.Fatalf("%s: exit code %d (%v), want %d\nstdout:\n%s\nstderr:\n%s", strings.Join(c.Args[1:], " "), got, err, want, &c.stdout, &c.stderr)
+		t.Fatalf("%s: exit code %d (%v), want %d\nstdout:\n%s\nstderr:\n%s", strings.Join(c.Args[1:], " "), got, err, want, lastLines(&c.stdout), &c.stderr)
 	}
+}
+
+// lastLines are the last of an output: a report of the whole catalogue as JSON has millions.
+func lastLines(b *bytes.Buffer) string {
+	const most = 200
+	lines := strings.SplitAfter(b.String(), "\n")
+	if left := len(lines) - most; left > 0 {
+		return fmt.Sprintf("(%d lines left out)\n%s", left, strings.Join(lines[left:], ""))
+	}
+	return b.String()
 }
 
 func checkout(t *testing.T) string {

@@ -65,8 +65,12 @@ func TestBundleServeFeedsContainerdAndCrane(t *testing.T) {
 	// The containerd of a node, told by what the server printed, and nothing else, where to pull from.
 	const node, hosts = "gapproof-" + clusterName + "-worker", "/tmp/serve-hosts/_default"
 	said := "server = \"https://" + address + "\"\n[host.\"https://" + address + "\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+	authority, err := os.ReadFile(filepath.Join(dir, "tls.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	sh(t, "", "docker", "exec", node, "mkdir", "-p", hosts)
-	sh(t, "", "docker", "cp", filepath.Join(dir, "tls.crt"), node+":"+hosts+"/ca.crt")
+	sh(t, string(authority), "docker", "exec", "-i", node, "sh", "-c", "cat > "+hosts+"/ca.crt") // docker cp does not see the node's tmpfs
 	sh(t, said+"  ca = \"ca.crt\"\n", "docker", "exec", "-i", node, "sh", "-c", "cat > "+hosts+"/hosts.toml")
 	sh(t, "", "docker", "exec", node, "ctr", "--namespace", "served", "images", "pull", "--hosts-dir", filepath.Dir(hosts), served)
 	pulled := sh(t, "", "docker", "exec", node, "ctr", "--namespace", "served", "images", "list")

@@ -89,7 +89,7 @@ e2e: images ## tests on the real engine and on real clusters of their own
 	GAPPROOF_LIVE=1 go test -count=1 ./runner/host
 	GAPPROOF_LIVE=1 GAPPROOF_BIN=$(CURDIR)/$(BIN) GAPPROOF_LAB=$${XDG_CACHE_HOME:-$$HOME/.cache}/gapproof/lab \
 	  go test -count=1 -timeout 20m -run Live ./runner/cluster
-	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 50m -parallel 2 -v ./...
+	cd runner/e2e && GAPPROOF_BIN=$(CURDIR)/$(BIN) go test -count=1 -timeout 50m -v ./...
 
 .PHONY: e2e-cilium
 e2e-cilium: host ## a choice of the catalogue on Cilium; no part of test, whose time it would double on a bare host

@@ -2,8 +2,7 @@
 //
 // TestMain brings the cluster "e2e" up with the binary that GAPPROOF_BIN names and takes it down again; each test is one feature
 // that runs the binary as a user would and looks at exit code, report and cluster. It has a go.mod of its own because the
-// framework is needed for nothing else. `make e2e` runs it. Tests that bring up a cluster of their own wait for one another least: they run
-// two at a time, after the others.
+// framework is needed for nothing else. `make e2e` runs it.
 //
 // The trap: these tests see the binary, not the packages. What a package promises is tested beside it.
 package e2e

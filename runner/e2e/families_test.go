@@ -119,7 +119,6 @@ func sealedCluster(t *testing.T, name, topology string) {
 }
 
 func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
-	t.Parallel()
 	const dual = clusterName + "-dual"
 	sealedCluster(t, dual, "one-worker-dual-stack")
 	dir := filepath.Join(t.TempDir(), "evidence")
@@ -153,7 +152,6 @@ func TestBothFamiliesHoldOnADualStackCluster(t *testing.T) {
 }
 
 func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
-	t.Parallel()
 	const six = clusterName + "-ipv6"
 	sealedCluster(t, six, "one-worker-ipv6")
 	dir := filepath.Join(t.TempDir(), "evidence")

@@ -100,7 +100,6 @@ func (s farSide) wantNoRoute(t *testing.T) {
 }
 
 func TestTheWholeWayAcrossTheGap(t *testing.T) {
-	t.Parallel()
 	near, site := t.TempDir(), newFarSide(t)
 	bundle, key := filepath.Join(near, "lab.tar"), filepath.Join(near, "release")
 	gapproof(t, "bundle", "key", "--no-passphrase", "-o", key).wantExit(t, 0)

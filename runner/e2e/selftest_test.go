@@ -67,7 +67,6 @@ func TestInjectedFaultsFoolNobody(t *testing.T) {
 }
 
 func TestANetworkThatEnforcesNothingIsAllHoles(t *testing.T) {
-	t.Parallel()
 	const idle = clusterName + "-idle"
 	t.Cleanup(func() {
 		// The test's context has ended by then.

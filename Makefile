@@ -76,6 +76,7 @@ lint: ## gofmt, go vet, staticcheck
 .PHONY: unit
 unit: ## unit tests with the race detector (no cluster)
 	go test -race ./...
+	go test ./runner/evidence # every edit; with the detector a third of them, see its race_test.go
 	cd images/calico && go test ./start
 	cd images/helm && go test .
 	cd runner/race && go test -race ./...

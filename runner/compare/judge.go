@@ -2,7 +2,6 @@ package compare
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/gapproof/gapproof/probes"
@@ -149,24 +148,12 @@ func (j *Judgement) Current() plan.Planned {
 	return a
 }
 
-// Answers tells whether the pod may answer the attempt: it is its destination, or stands behind the Service that is.
-func (j *Judgement) Answers(pod string) bool {
-	if j.Promise.Backends != nil {
-		return slices.Contains(j.Promise.Backends, pod)
-	}
-	return slices.Contains(j.Attempt.Responders, pod)
-}
-
 // destinationWords names the pods that ingress policies select for this attempt.
 func (j *Judgement) destinationWords() string {
-	switch {
-	case j.Attempt.Kind == plan.Lookup:
+	if j.Attempt.Kind == plan.Lookup {
 		return "the resolver"
-	case j.Promise.Backends != nil:
-		return strings.Join(j.Promise.Backends, ", ")
-	default:
-		return strings.Join(j.Attempt.Responders, ", ")
 	}
+	return strings.Join(j.Current().Responders, ", ")
 }
 
 func (j *Judgement) decidersWords() string {

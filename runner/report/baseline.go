@@ -29,13 +29,15 @@ type Difference struct {
 	Scenario string `json:"scenario,omitempty"`
 	// Step restricts it to one step; empty means all.
 	Step string `json:"step,omitempty"`
-	// Attempts restrict it to attempts of these names, in which * stands for anything. Required for holes with a scenario.
+	// Attempts restrict it to attempts of these names, in which * stands for anything. Required for holes.
 	Attempts []string `json:"attempts,omitempty"`
 	// Note restricts it to attempts whose derived verdict carries this semantics note.
 	Note string `json:"note,omitempty"`
-	// Beside restricts it to attempts whose destination is itself the source of another attempt of the same step, with this semantics note:
-	// what that one sets off. Such a difference depends on chance, so it is never stale.
+	// Beside restricts it to attempts whose destination is itself the source of another attempt of the same step, with this semantics note, and
+	// whose source lets them go: what that other one sets off at the destination. Such a difference depends on chance, so it is never stale.
 	Beside string `json:"beside,omitempty"`
+	// Evidence restricts it to what was observed in this way. Required for holes with Beside, which no scenario bounds.
+	Evidence compare.Evidence `json:"evidence,omitzero"`
 	// Class says what fails: a hole or a break.
 	Class compare.Class `json:"class"`
 	// Reason says why in a sentence, Reference is the address of the text it rests on.
@@ -68,8 +70,8 @@ func DecodeBaseline(raw []byte) (*Baseline, error) {
 				fault(field, "needs a scenario or a note: a baseline of everything explains nothing")
 			}
 		case compare.Hole:
-			if d.Beside == "" && (d.Scenario == "" || len(d.Attempts) == 0) {
-				fault(field, "a hole is only excused in a named scenario, for named attempts, or beside attempts with a note")
+			if d.Scenario == "" && (d.Beside == "" || d.Evidence == compare.EvidenceUnknown) || len(d.Attempts) == 0 {
+				fault(field, "a hole is only excused in a named scenario, for named attempts, or for named attempts with one kind of evidence beside others with a note")
 			}
 		default:
 			fault(field+".class", "is %s, must be hole or break", d.Class)
@@ -107,9 +109,9 @@ func (d Difference) covers(scenario string, step *Step, j compare.Judgement) boo
 	if d.Scenario != "" && d.Scenario != scenario || d.Step != "" && d.Step != step.Name {
 		return false
 	}
-	if d.Beside != "" && !slices.ContainsFunc(step.Judgements, func(other compare.Judgement) bool {
-		return slices.Contains(other.Promise.Derived.Notes, d.Beside) && other.Attempt.Source != j.Attempt.Source && j.Answers(other.Attempt.Source)
-	}) {
+	if d.Beside != "" && !(j.Promise.Derived.Egress.Verdict == reach.Allow && slices.ContainsFunc(step.Judgements, func(other compare.Judgement) bool {
+		return slices.Contains(other.Promise.Derived.Notes, d.Beside) && slices.Contains(j.Current().Responders, other.Attempt.Source)
+	})) {
 		return false
 	}
 	if d.Note != "" && !slices.Contains(j.Promise.Derived.Notes, d.Note) {
@@ -130,7 +132,8 @@ func MatchesAttempt(pattern string, a plan.Planned) bool {
 // explains tells whether the difference explains the failure: the CNI's own, of its class. What a person meant and the policies do not say
 // is no CNI's doing, so no baseline speaks of it.
 func (d Difference) explains(scenario string, step *Step, j compare.Judgement) bool {
-	return j.Result == compare.Fail && j.Culprit == compare.CNIBug && j.Class == d.Class && d.covers(scenario, step, j)
+	return j.Result == compare.Fail && j.Culprit == compare.CNIBug && j.Class == d.Class &&
+		(d.Evidence == compare.EvidenceUnknown || d.Evidence == j.Observed.Evidence) && d.covers(scenario, step, j)
 }
 
 // Explain marks every failure that the baseline knows of with its reason, and notes the differences that were looked for and did not

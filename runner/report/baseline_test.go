@@ -9,6 +9,7 @@ import (
 	"github.com/gapproof/gapproof/probes"
 	"github.com/gapproof/gapproof/runner/compare"
 	"github.com/gapproof/gapproof/runner/plan"
+	"github.com/gapproof/gapproof/runner/reach"
 	"github.com/gapproof/gapproof/runner/report"
 )
 
@@ -100,27 +101,36 @@ func TestABaselineExplainsNothingElse(t *testing.T) {
 }
 
 func TestADifferenceBesideAnotherAttemptExplainsOnlyWhatThatOneSetsOff(t *testing.T) {
-	beside := aDifference(compare.Hole, func(d *report.Difference) { d.Beside = "hairpin" })
+	beside := aDifference(compare.Hole, func(d *report.Difference) {
+		d.Beside, d.Attempts, d.Evidence = "hairpin", []string{"*:UDP/*"}, compare.Delivered
+	})
 	for name, c := range map[string]struct {
 		noted string // the source of the attempt with the note
 		known int
+		edit  func(*report.Difference, *compare.Judgement)
 	}{
-		"the destination itself":   {"x/a", 1},
-		"another pod":              {"x/b", 0},
-		"the attempt's own source": {"z/c", 0},
+		"the destination itself":   {"x/a", 1, nil},
+		"another pod":              {"x/b", 0, nil},
+		"the attempt's own source": {"z/c", 0, nil},
+		"other evidence":           {"x/a", 0, func(d *report.Difference, _ *compare.Judgement) { d.Evidence = compare.OneWay }},
+		"denied by the source too": {"x/a", 0, func(_ *report.Difference, j *compare.Judgement) { j.Promise.Derived.Egress.Verdict = reach.Deny }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := failing(t)
+			r, d := failing(t), beside
 			for _, s := range r.Scenarios {
 				for _, step := range s.Steps {
 					for i := range step.Judgements {
-						if j := &step.Judgements[i]; j.Attempt.Source == c.noted && j.Attempt.ID != theOne {
+						j := &step.Judgements[i]
+						switch {
+						case j.Attempt.ID == theOne && c.edit != nil:
+							c.edit(&d, j)
+						case j.Attempt.Source == c.noted && j.Attempt.ID != theOne:
 							j.Promise.Derived.Notes = []string{"hairpin"}
 						}
 					}
 				}
 			}
-			r.Explain(&report.Baseline{Seen: "Some CNI v1", Differences: []report.Difference{beside}})
+			r.Explain(&report.Baseline{Seen: "Some CNI v1", Differences: []report.Difference{d}})
 			if got := r.Summary(); got.Known != c.known {
 				t.Errorf("%d known, want %d", got.Known, c.known)
 			}
@@ -169,6 +179,7 @@ differences:
   - {class: break, note: nothing, reason: r}
   - {scenario: x, reason: r, reference: l}
   - {class: hole, beside: nothing, reason: r, reference: l}
+  - {class: hole, beside: hairpin, attempts: ["*"], reason: r, reference: l}
 `))
 	for _, want := range []string{
 		"seen: is required",
@@ -178,6 +189,7 @@ differences:
 		`differences[3].note: "nothing" is no semantics note; there are backends-differ, `,
 		"differences[3]: needs a reason, and a reference",
 		"differences[4].class: is none, must be hole or break",
+		"differences[6]: a hole is only excused",
 		`differences[5].beside: "nothing" is no semantics note; there are backends-differ, `,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {

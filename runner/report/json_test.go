@@ -154,6 +154,9 @@ func full(t *testing.T) *report.Report {
 		aDifference(compare.Hole, func(d *report.Difference) { d.Scenario, d.Attempts = "missing-selector", []string{theOne} }),
 		aDifference(compare.Hole, func(d *report.Difference) { d.Scenario, d.Step, d.Attempts = "default-deny", "policies", []string{"*"} }),
 		aDifference(compare.Break, func(d *report.Difference) { d.Note = "icmp" }),
+		aDifference(compare.Hole, func(d *report.Difference) {
+			d.Beside, d.Attempts, d.Evidence = "hairpin", []string{"*:UDP/*"}, compare.Delivered
+		}),
 	}})
 	j.Facts.Control = probes.Control{SourceFault: "gone", DestinationFault: "gone", Baseline: probes.TimedOut, BaselineFault: "timed out", Instead: "others", WitnessFault: "lost"}
 	return r

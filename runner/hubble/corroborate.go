@@ -74,9 +74,9 @@ type said struct {
 	reason string
 }
 
-// table says for the observed verdict and the ends what Hubble's word is. Both nodes tell of a packet, and it may be sent again: a source's node forwards what the
-// destination's drops, which [ends] leaves out; but one that was handed to its pod and one that was dropped are two packets, of which it cannot be told which
-// was the attempt's first.
+// table says for the observed verdict and the ends what Hubble's word is. Both nodes tell of a packet, and it may be sent again: a source's
+// node forwards what the destination's drops, which [ends] leaves out; but one that was handed to its pod and one that was dropped are two
+// packets, of which it cannot be told which was the attempt's first.
 func table(observed reach.Verdict, e ends) said {
 	const both = "some of its packets reached their pod and some were dropped: %s"
 	switch {

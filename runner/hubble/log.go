@@ -7,16 +7,16 @@ import (
 
 // Limits of a Log's memory.
 const (
-	// keptRecent is how many flows wait for a tuple: a step's judged round is among its last, and a round of the catalogue's largest worlds has some
-	// thousand flows. At some 250 bytes each they take 16 MiB.
+	// keptRecent is how many flows wait for a tuple: a step's judged round is among its last, and a round of the catalogue's largest worlds
+	// has some thousand flows. At some 250 bytes each they take 16 MiB.
 	keptRecent = 1 << 16
-	// keptUnlike is how many flows of one tuple are kept that differ in more than their time. A request that crosses two nodes to one of two backends
-	// has six.
+	// keptUnlike is how many flows of one tuple are kept that differ in more than their time. A request that crosses two nodes to one of two
+	// backends has six.
 	keptUnlike = 16
 )
 
-// Log keeps the flows of the attempts that it is told of, and for a while those of others: which round's attempts count is known only when a step has
-// settled, and a flow may be told later than that. Its methods may be called at once from several goroutines.
+// Log keeps the flows of the attempts that it is told of, and for a while those of others: which round's attempts count is known only when a
+// step has settled, and a flow may be told later than that. Its methods may be called at once from several goroutines.
 type Log struct {
 	mu sync.Mutex
 	// tuples are those that were told, by their number; flows are theirs.

@@ -40,7 +40,8 @@ func (r Reading) Lost() uint64 {
 	return n
 }
 
-// Fault is in words what was wrong with the sources: the first one's, and how many more; empty when nothing was. In a large cluster all have the same.
+// Fault is in words what was wrong with the sources: the first one's, and how many more; empty when nothing was. In a large cluster all have
+// the same.
 func (r Reading) Fault() string {
 	words, more := "", 0
 	for _, s := range r.Sources {

@@ -11,8 +11,8 @@ import (
 	"github.com/gapproof/gapproof/runner/plan"
 )
 
-// clockSlack is how far a node's clock may be from that of the pod which made an attempt, in either direction. A source port rests for 130 s after an attempt
-// (dial.FlowMemory), so twice this cannot reach into the next one from the same port.
+// clockSlack is how far a node's clock may be from that of the pod which made an attempt, in either direction. A source port rests for 130 s
+// after an attempt (dial.FlowMemory), so twice this cannot reach into the next one from the same port.
 const clockSlack = 10 * time.Second
 
 // Tuple is the way of one attempt's request through the network, before and behind the translation of a Service's address, and when.
@@ -68,8 +68,8 @@ func addresses(f plan.Facts, name string) []netip.Addr {
 	return f.Outside[name]
 }
 
-// sourceOf is the address and port that the attempt was sent from: the socket's, else the source's own address of the destination's family with the
-// port it was told to use.
+// sourceOf is the address and port that the attempt was sent from: the socket's, else the source's own address of the destination's family
+// with the port it was told to use.
 func sourceOf(f plan.Facts, a plan.Planned, o probes.Observation) netip.AddrPort {
 	port := o.Attempt.SourcePort
 	if local := o.Outcome.Local; local.IsValid() && local.Port() != 0 {

@@ -16,8 +16,8 @@ type Hubble struct {
 	Reading     hubble.Reading `json:"reading"`
 }
 
-// Corroborate puts what Hubble says to every judgement into the report. Flows are those of a judgement by the indexes of its scenario, step and place,
-// with why there can be none. Where nothing was read the judgements' own entries are left out: all are silent for one reason.
+// Corroborate puts what Hubble says to every judgement into the report. Flows are those of a judgement by the indexes of its scenario, step
+// and place, with why there can be none. Where nothing was read the judgements' own entries are left out: all are silent for one reason.
 func (r *Report) Corroborate(reading hubble.Reading, flows func(scenario, step, judgement int) (list []hubble.Flow, why string)) {
 	h := &Hubble{Reading: reading}
 	r.Hubble = h

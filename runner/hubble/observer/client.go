@@ -89,7 +89,8 @@ func (c *client) words(ctx context.Context, err error) error {
 	}
 }
 
-// wantsTLS tells whether the server shakes hands when it is spoken to in TLS. Nothing is sent to it thereafter, so it need not be who it says it is.
+// wantsTLS tells whether the server shakes hands when it is spoken to in TLS. Nothing is sent to it thereafter, so it need not be who it
+// says it is.
 func (c *client) wantsTLS(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, tlsLimit)
 	defer cancel()
@@ -105,8 +106,8 @@ func (c *client) wantsTLS(ctx context.Context) bool {
 	return err == nil || errors.As(err, &alert)
 }
 
-// flows reads requests' flows until the stream ends, and says why it did and when the last flow was seen. It calls each for every flow, lost with how many
-// events the server lost, and fault with what it says of other nodes, all from the caller's goroutine.
+// flows reads requests' flows until the stream ends, and says why it did and when the last flow was seen. It calls each for every flow, lost
+// with how many events the server lost, and fault with what it says of other nodes, all from the caller's goroutine.
 func (c *client) flows(ctx context.Context, namespaces []string, since time.Time, each func(hubble.Flow), lost func(uint64), fault func(string)) (last time.Time, err error) {
 	stream, err := api.NewObserverClient(c.conn).GetFlows(ctx, request(namespaces, since))
 	for err == nil {

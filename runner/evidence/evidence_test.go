@@ -584,6 +584,9 @@ func TestWhatCannotBeReadNamesFileAndLine(t *testing.T) {
 		{"a word that is no number", "run.json", func(b []byte) []byte {
 			return regexp.MustCompile(`"took": \d+`).ReplaceAll(b, []byte(`"took": "long"`))
 		}, 1 + bytes.Count(all["run.json"].Data[:bytes.Index(all["run.json"].Data, []byte(`"took"`))], []byte("\n")), "cannot unmarshal"},
+		{"a verdict that Hubble has not", "hubble.jsonl", func(b []byte) []byte {
+			return bytes.Replace(b, []byte(`"FORWARDED","point":"TO_OVERLAY"`), []byte(`"FORWARDEX","point":"TO_OVERLAY"`), 1)
+		}, 1, `"FORWARDEX" is not one of`},
 		{"two lines that changed places", dir + "observations.jsonl", func(b []byte) []byte {
 			lines := bytes.SplitAfter(b, []byte("\n"))
 			lines[0], lines[1] = lines[1], lines[0]

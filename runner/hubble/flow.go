@@ -3,22 +3,43 @@ package hubble
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gapproof/gapproof/probes"
 )
 
-// Verdict is Hubble's on one packet, as its API spells it. Others than these decide nothing.
+// Verdict is Hubble's on one packet, as its API spells it.
 //
 // https://github.com/cilium/cilium/blob/v1.20.2/api/v1/flow/flow.proto, enum Verdict
 type Verdict string
 
-// The verdicts that decide.
+// The verdicts that decide, and the one of a flow whose verdict is none of the API's.
 const (
 	Forwarded Verdict = "FORWARDED"
 	Dropped   Verdict = "DROPPED"
+	Unknown   Verdict = "VERDICT_UNKNOWN"
 )
+
+// verdicts are all of the API's. Those beside Forwarded and Dropped decide nothing.
+var verdicts = []Verdict{Unknown, Forwarded, Dropped, "ERROR", "AUDIT", "REDIRECTED", "TRACED", "TRANSLATED"}
+
+// VerdictOf is the verdict of this name, Unknown when the API has none: a newer Hubble may know more.
+func VerdictOf(name string) Verdict {
+	if v := Verdict(name); slices.Contains(verdicts, v) {
+		return v
+	}
+	return Unknown
+}
+
+// UnmarshalText reads a verdict that a run has kept; anything else than those of the API is an error.
+func (v *Verdict) UnmarshalText(b []byte) error {
+	if *v = Verdict(b); !slices.Contains(verdicts, *v) {
+		return fmt.Errorf("reading a verdict of Hubble's: %q is not one of %s", b, verdicts)
+	}
+	return nil
+}
 
 // toEndpoint is the trace point of a packet that is handed to the pod it is for. All others lie before it, the source's node among them,
 // and a packet that passed there may still be dropped.

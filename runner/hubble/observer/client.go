@@ -150,7 +150,7 @@ func request(namespaces []string, since time.Time) *api.GetFlowsRequest {
 
 // read takes from a flow what counts; false for one that is no packet of a request, or of no protocol whose ports tell attempts apart.
 func read(f *flow.Flow) (hubble.Flow, bool) {
-	out := hubble.Flow{Time: f.GetTime().AsTime(), Node: f.GetNodeName(), Verdict: hubble.Verdict(f.GetVerdict().String())}
+	out := hubble.Flow{Time: f.GetTime().AsTime(), Node: f.GetNodeName(), Verdict: hubble.VerdictOf(f.GetVerdict().String())}
 	if f.GetType() != flow.FlowType_L3_L4 || f.GetIsReply().GetValue() {
 		return out, false
 	}

@@ -419,7 +419,7 @@ func TestWhatIsTakenFromAFlow(t *testing.T) {
 		{"a drop, of which nobody knows whether it was a reply", func(f *flow.Flow) {
 			f.Verdict, f.DropReasonDesc, f.TraceObservationPoint, f.IsReply = flow.Verdict_DROPPED, flow.DropReason_POLICY_DENIED, 0, nil
 		}, with(func(f *hubble.Flow) { f.Verdict, f.DropReason, f.Point = hubble.Dropped, "POLICY_DENIED", "" })},
-		{"a reason and a verdict of a later release", func(f *flow.Flow) { f.Verdict, f.DropReasonDesc = 77, 7777 }, with(func(f *hubble.Flow) { f.Verdict = "77" })},
+		{"a reason and a verdict of a later release", func(f *flow.Flow) { f.Verdict, f.DropReasonDesc = 77, 7777 }, with(func(f *hubble.Flow) { f.Verdict = hubble.Unknown })},
 		{"without a direction", func(f *flow.Flow) { f.TrafficDirection = 0 }, with(func(f *hubble.Flow) { f.Direction = "" })},
 		{"a reply", func(f *flow.Flow) { f.IsReply = wrapperspb.Bool(true) }, hubble.Flow{}},
 		{"a request of layer 7", func(f *flow.Flow) { f.Type = flow.FlowType_L7 }, hubble.Flow{}},
@@ -433,6 +433,15 @@ func TestWhatIsTakenFromAFlow(t *testing.T) {
 		got, ok := read(packet(tt.edit).GetFlow())
 		if wanted := tt.want != (hubble.Flow{}); ok != wanted || ok && got != tt.want {
 			t.Errorf("%s: %v %+v, want %v %+v", tt.name, ok, got, wanted, tt.want)
+		}
+	}
+}
+
+func TestEveryVerdictOfTheAPIIsKnownByItsName(t *testing.T) {
+	for _, name := range flow.Verdict_name {
+		var read hubble.Verdict
+		if err := read.UnmarshalText([]byte(name)); err != nil || hubble.VerdictOf(name) != hubble.Verdict(name) {
+			t.Errorf("%s: taken as %s, read as %s, %v", name, hubble.VerdictOf(name), read, err)
 		}
 	}
 }

@@ -7,25 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -33,51 +27,19 @@ import (
 
 	"github.com/gapproof/gapproof/images"
 	"github.com/gapproof/gapproof/runner/bundle/upstream"
+	"github.com/gapproof/gapproof/runner/internal/registrytest"
 )
 
-// site is a registry on loopback that stands in for example.test and writes down what it is asked for.
-type site struct {
-	host string
-
-	mu    sync.Mutex
-	asked []string // such as "blobs sha256:…"
-	spoil func(w http.ResponseWriter, r *http.Request) bool
-}
-
-func newSite(t testing.TB) *site {
-	t.Helper()
-	s := &site{}
-	within := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		spoil := s.spoil
-		if p := strings.Split(r.URL.Path, "/"); r.Method == http.MethodGet && len(p) > 4 {
-			s.asked = append(s.asked, strings.Join(p[len(p)-2:], " "))
+// fetched lists the manifests and blobs that a registry was asked for, such as "blobs sha256:…", sorted.
+func fetched(s *registrytest.Registry) []string {
+	var all []string
+	for _, asked := range s.Asked() {
+		if p := strings.Split(asked, "/"); p[0] == "GET " && len(p) > 4 {
+			all = append(all, strings.Join(p[len(p)-2:], " "))
 		}
-		s.mu.Unlock()
-		if spoil == nil || !spoil(w, r) {
-			within.ServeHTTP(w, r)
-		}
-	}))
-	t.Cleanup(server.Close)
-	s.host = strings.TrimPrefix(server.URL, "http://")
-	return s
-}
-
-// fetched returns what was asked for since the last time, sorted.
-func (s *site) fetched() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	asked := s.asked
-	s.asked = nil
-	slices.Sort(asked)
-	return asked
-}
-
-func (s *site) spoilWith(spoil func(w http.ResponseWriter, r *http.Request) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.spoil, s.asked = spoil, nil
+	}
+	slices.Sort(all)
+	return all
 }
 
 // debianLayer is a layer with one package in dpkg's lists.
@@ -102,29 +64,11 @@ func debianLayer(t testing.TB) v1.Layer {
 	return l
 }
 
-// push makes an index with an image of three layers for each platform and gives it a tag.
-func (s *site) push(t testing.TB, tagged string, platforms ...string) v1.ImageIndex {
+// push makes an index with an image for each platform, which has a package of Debian's, and gives it a tag.
+func push(t testing.TB, s *registrytest.Registry, tagged string, platforms ...string) v1.ImageIndex {
 	t.Helper()
-	var index v1.ImageIndex = empty.Index
-	for _, p := range platforms {
-		platform, err := v1.ParsePlatform(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		img, err := random.Image(3000, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if img, err = mutate.AppendLayers(img, debianLayer(t)); err != nil {
-			t.Fatal(err)
-		}
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: platform}})
-	}
-	ref, err := name.ParseReference(s.host + "/" + tagged)
+	index, err := s.Push(tagged, platforms, debianLayer(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.WriteIndex(ref, index); err != nil {
 		t.Fatal(err)
 	}
 	return index
@@ -153,13 +97,13 @@ func listing(t testing.TB, digest string) string {
 }
 
 // pullFrom makes a lab of the images folder, and returns its lock and the steps that ended.
-func pullFrom(ctx context.Context, t testing.TB, s *site, dst string, o Options) (*images.Lock, []string, error) {
+func pullFrom(ctx context.Context, t testing.TB, s *registrytest.Registry, dst string, o Options) (*images.Lock, []string, error) {
 	t.Helper()
 	list, err := ReadUpstream(o.ImagesDir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := upstream.NewClient(upstream.Options{Mirrors: map[string]string{"example.test": s.host}, Wait: time.Millisecond})
+	client, err := upstream.NewClient(upstream.Options{Mirrors: map[string]string{"example.test": s.Host}, Wait: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,9 +158,9 @@ func wantedOf(t testing.TB, index v1.ImageIndex) []string {
 }
 
 func TestAPulledImageIsInTheLabAsABuiltOneIs(t *testing.T) {
-	s := newSite(t)
-	index := s.push(t, "two:v2", otherPlatform(), Platform())
-	s.spoilWith(nil)
+	s := registrytest.New(t.Cleanup)
+	index := push(t, s, "two:v2", otherPlatform(), Platform())
+	s.SpoilWith(nil)
 	o := Options{ImagesDir: listing(t, hashOf(t, index).String()), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")
 	lock, steps, err := pullFrom(t.Context(), t, s, dst, o)
@@ -228,7 +172,7 @@ func TestAPulledImageIsInTheLabAsABuiltOneIs(t *testing.T) {
 	if d := cmp.Diff(want, steps); d != "" {
 		t.Errorf("steps (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(wantedOf(t, index), s.fetched()); d != "" {
+	if d := cmp.Diff(wantedOf(t, index), fetched(s)); d != "" {
 		t.Errorf("asked for (-want +got):\n%s", d)
 	}
 	read, err := images.ReadLock(dst)
@@ -316,27 +260,27 @@ func checkLayout(t *testing.T, dst string, lock *images.Lock, pushed v1.ImageInd
 }
 
 func TestASecondPullAsksNobody(t *testing.T) {
-	s := newSite(t)
-	index := s.push(t, "two:v2", Platform())
+	s := registrytest.New(t.Cleanup)
+	index := push(t, s, "two:v2", Platform())
 	o := Options{ImagesDir: listing(t, hashOf(t, index).String()), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")
 	first, _, err := pullFrom(t.Context(), t, s, dst, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.spoilWith(nil)
+	s.SpoilWith(nil)
 	second, steps, err := pullFrom(t.Context(), t, s, dst, o)
 	if err != nil || len(steps) > 0 {
 		t.Errorf("want nothing done, got %q, %v", steps, err)
 	}
-	if asked := s.fetched(); len(asked) > 0 {
+	if asked := fetched(s); len(asked) > 0 {
 		t.Errorf("asked for %q", asked)
 	}
 	if d := cmp.Diff(first, second); d != "" {
 		t.Errorf("locks (-first +second):\n%s", d)
 	}
 	// Another digest in the list is another image, whatever its tag.
-	next := s.push(t, "two:v2", Platform())
+	next := push(t, s, "two:v2", Platform())
 	o.ImagesDir = listing(t, hashOf(t, next).String())
 	third, steps, err := pullFrom(t.Context(), t, s, dst, o)
 	if err != nil || len(steps) != 2 {
@@ -348,15 +292,15 @@ func TestASecondPullAsksNobody(t *testing.T) {
 }
 
 func TestAnInterruptedPullFetchesNoBlobTwice(t *testing.T) {
-	s := newSite(t)
-	index := s.push(t, "two:v2", Platform())
+	s := registrytest.New(t.Cleanup)
+	index := push(t, s, "two:v2", Platform())
 	wanted := wantedOf(t, index)
 	last := wanted[0] // a blob; all others come
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	cause := errors.New("interrupted")
 	o := Options{ImagesDir: listing(t, hashOf(t, index).String()), CacheDir: t.TempDir()}
-	s.spoilWith(func(_ http.ResponseWriter, r *http.Request) bool {
+	s.SpoilWith(func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 		if !strings.HasSuffix(r.URL.Path, strings.TrimPrefix(last, "blobs ")) {
 			return false
 		}
@@ -378,14 +322,14 @@ func TestAnInterruptedPullFetchesNoBlobTwice(t *testing.T) {
 	if _, err := os.Stat(dst); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an interrupted pull left a lab directory: %v", err)
 	}
-	if d := cmp.Diff(wanted, s.fetched()); d != "" {
+	if d := cmp.Diff(wanted, fetched(s)); d != "" {
 		t.Errorf("asked for at first (-want +got):\n%s", d)
 	}
-	s.spoilWith(nil)
+	s.SpoilWith(nil)
 	if _, _, err := pullFrom(t.Context(), t, s, dst, o); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{last}, s.fetched()); d != "" {
+	if d := cmp.Diff([]string{last}, fetched(s)); d != "" {
 		t.Errorf("asked for afterwards (-want +got):\n%s", d)
 	}
 }
@@ -422,8 +366,8 @@ func TestABlobIsHashedBeforeItIsKept(t *testing.T) {
 }
 
 func TestABlobThatRottedInTheCacheIsFetchedAgain(t *testing.T) {
-	s := newSite(t)
-	index := s.push(t, "two:v2", Platform())
+	s := registrytest.New(t.Cleanup)
+	index := push(t, s, "two:v2", Platform())
 	o := Options{ImagesDir: listing(t, hashOf(t, index).String()), CacheDir: t.TempDir()}
 	dst := filepath.Join(t.TempDir(), "lab")
 	if _, _, err := pullFrom(t.Context(), t, s, dst, o); err != nil {
@@ -438,11 +382,11 @@ func TestABlobThatRottedInTheCacheIsFetchedAgain(t *testing.T) {
 	if err := os.WriteFile(file, []byte("rotten"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s.spoilWith(nil)
+	s.SpoilWith(nil)
 	if _, _, err := pullFrom(t.Context(), t, s, dst, o); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]string{rotten}, s.fetched()); d != "" {
+	if d := cmp.Diff([]string{rotten}, fetched(s)); d != "" {
 		t.Errorf("asked for (-want +got):\n%s", d)
 	}
 	if sum, _, err := sumFile(filepath.Join(images.LayoutDir(dst), "blobs", "sha256", hex)); err != nil || sum != hex {
@@ -474,22 +418,22 @@ func TestBlobsAreListedOnceAndOnlyOfAKindThatCanBeKept(t *testing.T) {
 }
 
 func TestWhatCannotBePulledMakesNoLab(t *testing.T) {
-	s := newSite(t)
-	sound := hashOf(t, s.push(t, "two:v2", Platform())).String()
-	foreign := hashOf(t, s.push(t, "two:foreign", otherPlatform())).String()
+	s := registrytest.New(t.Cleanup)
+	sound := hashOf(t, push(t, s, "two:v2", Platform())).String()
+	foreign := hashOf(t, push(t, s, "two:foreign", otherPlatform())).String()
 	single, err := random.Image(100, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.ParseReference(s.host + "/two:single")
+	ref, err := name.ParseReference(s.Host + "/two:single")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := remote.Write(ref, single); err != nil {
 		t.Fatal(err)
 	}
-	wrong := func(part string) func(http.ResponseWriter, *http.Request) bool {
-		return func(w http.ResponseWriter, r *http.Request) bool {
+	wrong := func(part string) registrytest.Spoil {
+		return func(w http.ResponseWriter, r *http.Request, _ int) bool {
 			if strings.Contains(r.URL.Path, part) {
 				_, _ = w.Write([]byte("{}"))
 				return true
@@ -499,7 +443,7 @@ func TestWhatCannotBePulledMakesNoLab(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		digest string
-		spoil  func(http.ResponseWriter, *http.Request) bool
+		spoil  registrytest.Spoil
 		want   string
 		is     error
 	}{
@@ -510,7 +454,7 @@ func TestWhatCannotBePulledMakesNoLab(t *testing.T) {
 		"a manifest and no index":       {hashOf(t, single).String(), nil, "media type", upstream.ErrNotIndex},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.spoilWith(tc.spoil)
+			s.SpoilWith(tc.spoil)
 			parent := t.TempDir()
 			o := Options{ImagesDir: listing(t, tc.digest), CacheDir: t.TempDir()}
 			_, _, err := pullFrom(t.Context(), t, s, filepath.Join(parent, "lab"), o)
@@ -525,7 +469,7 @@ func TestWhatCannotBePulledMakesNoLab(t *testing.T) {
 }
 
 func TestAnUnresolvedDigestIsRefusedBeforeAnythingIsDone(t *testing.T) {
-	s := newSite(t)
+	s := registrytest.New(t.Cleanup)
 	o := Options{ImagesDir: listing(t, "unresolved"), CacheDir: filepath.Join(t.TempDir(), "cache")}
 	_, _, err := pullFrom(t.Context(), t, s, filepath.Join(t.TempDir(), "lab"), o)
 	var open *upstream.UnresolvedError
@@ -540,7 +484,7 @@ func TestAnUnresolvedDigestIsRefusedBeforeAnythingIsDone(t *testing.T) {
 	if _, _, err := pullFrom(t.Context(), t, s, filepath.Join(t.TempDir(), "lab"), o); err != nil {
 		t.Error(err)
 	}
-	if asked := s.fetched(); len(asked) > 0 {
+	if asked := fetched(s); len(asked) > 0 {
 		t.Errorf("asked for %q", asked)
 	}
 }

@@ -7,96 +7,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/gapproof/gapproof/runner/internal/registrytest"
 )
 
-// registryUnder is a registry on loopback with a layer before it that can spoil what it answers.
-type registryUnder struct {
-	host string
-
-	mu    sync.Mutex
-	asked map[string]int // by method and path
-	// spoil answers in the registry's place, or returns false. n is how often the same was asked before.
-	spoil func(w http.ResponseWriter, r *http.Request, n int) bool
-}
-
-func newRegistry(t testing.TB) *registryUnder {
-	t.Helper()
-	u := &registryUnder{asked: map[string]int{}}
-	within := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u.mu.Lock()
-		what, spoil := r.Method+" "+r.URL.Path, u.spoil
-		n := u.asked[what]
-		u.asked[what]++
-		u.mu.Unlock()
-		if spoil == nil || !spoil(w, r, n) {
-			within.ServeHTTP(w, r)
-		}
-	}))
-	t.Cleanup(s.Close)
-	u.host = strings.TrimPrefix(s.URL, "http://")
-	return u
-}
-
-// spoilWith sets what spoils the answers from now on, and forgets what was asked.
-func (u *registryUnder) spoilWith(spoil func(w http.ResponseWriter, r *http.Request, n int) bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.spoil, u.asked = spoil, map[string]int{}
-}
-
-func (u *registryUnder) times(what string) int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.asked[what]
-}
-
 // push makes an index for these platforms and gives it a tag.
-func (u *registryUnder) push(t testing.TB, tagged string, platforms ...string) v1.ImageIndex {
+func push(t testing.TB, u *registrytest.Registry, tagged string, platforms ...string) v1.ImageIndex {
 	t.Helper()
-	var index v1.ImageIndex = empty.Index
-	for _, p := range platforms {
-		img, err := random.Image(2000, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
-		platform, err := v1.ParsePlatform(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: platform}})
-	}
-	ref, err := name.ParseReference(u.host + "/" + tagged)
+	index, err := u.Push(tagged, platforms)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.WriteIndex(ref, index); err != nil {
 		t.Fatal(err)
 	}
 	return index
 }
 
-func (u *registryUnder) client(t testing.TB) *Client {
+func clientOf(t testing.TB, u *registrytest.Registry) *Client {
 	t.Helper()
-	c, err := NewClient(Options{Mirrors: map[string]string{"a.test": u.host}, Wait: time.Millisecond})
+	c, err := NewClient(Options{Mirrors: map[string]string{"a.test": u.Host}, Wait: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,9 +52,9 @@ func digestOf(t testing.TB, d interface{ Digest() (v1.Hash, error) }) string {
 }
 
 // aLayer pushes an image and returns a layer of it: its digest and content.
-func (u *registryUnder) aLayer(t testing.TB) (string, []byte) {
+func aLayer(t testing.TB, u *registrytest.Registry) (string, []byte) {
 	t.Helper()
-	index := u.push(t, "one:v1", "linux/amd64")
+	index := push(t, u, "one:v1", "linux/amd64")
 	list, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
@@ -151,8 +90,8 @@ func blob(ctx context.Context, c *Client, digest string, size int) ([]byte, erro
 }
 
 func TestWhatMayPassIsTriedAgainAndTheRestIsNot(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	path := "GET /v2/one/blobs/" + digest
 	status := func(code int) func(http.ResponseWriter) { return func(w http.ResponseWriter) { w.WriteHeader(code) } }
 	cut := func(w http.ResponseWriter) {
@@ -181,21 +120,21 @@ func TestWhatMayPassIsTriedAgainAndTheRestIsNot(t *testing.T) {
 		"403":                 {status(403), 99, "403", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			u.spoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
+			u.SpoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
 				if r.Method+" "+r.URL.Path != path || n >= tc.bad {
 					return false
 				}
 				tc.answer(w)
 				return true
 			})
-			got, err := blob(t.Context(), u.client(t), digest, len(content))
+			got, err := blob(t.Context(), clientOf(t, u), digest, len(content))
 			switch {
 			case tc.want == "" && (err != nil || !bytes.Equal(got, content)):
 				t.Errorf("want the blob, got %d bytes and %v", len(got), err)
 			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
 				t.Errorf("want an error with %q, got %v", tc.want, err)
 			}
-			if n := u.times(path); n != tc.asked {
+			if n := u.Times(path); n != tc.asked {
 				t.Errorf("asked %d times, want %d", n, tc.asked)
 			}
 		})
@@ -203,20 +142,20 @@ func TestWhatMayPassIsTriedAgainAndTheRestIsNot(t *testing.T) {
 }
 
 func TestABlobOfAnotherSizeThanItsManifestSaysIsRefused(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	for _, size := range []int{0, len(content) - 1, len(content) + 1} {
-		if _, err := blob(t.Context(), u.client(t), digest, size); !errors.Is(err, ErrSize) {
+		if _, err := blob(t.Context(), clientOf(t, u), digest, size); !errors.Is(err, ErrSize) {
 			t.Errorf("%d bytes for %d: want ErrSize, got %v", len(content), size, err)
 		}
 	}
 }
 
 func TestAFaultOfTheReceiverIsNotTheRegistrys(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	full, calls := errors.New("disk full"), 0
-	err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), func(r io.Reader) error {
+	err := clientOf(t, u).Blob(t.Context(), "a.test/one", digest, int64(len(content)), func(r io.Reader) error {
 		calls++
 		_, _ = io.CopyN(io.Discard, r, 3)
 		return full
@@ -227,37 +166,37 @@ func TestAFaultOfTheReceiverIsNotTheRegistrys(t *testing.T) {
 }
 
 func TestABlobCountsOnlyAfterItsLastByte(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	most := func(r io.Reader) error { _, err := io.CopyN(io.Discard, r, int64(len(content))-1); return err }
-	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err != nil {
+	if err := clientOf(t, u).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err != nil {
 		t.Errorf("a receiver that does not read to the end: %v", err)
 	}
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if !strings.Contains(r.URL.Path, "/blobs/") {
 			return false
 		}
 		_, _ = w.Write(append(bytes.Clone(content[:len(content)-1]), content[len(content)-1]+1))
 		return true
 	})
-	if err := u.client(t).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err == nil {
+	if err := clientOf(t, u).Blob(t.Context(), "a.test/one", digest, int64(len(content)), most); err == nil {
 		t.Error("another last byte: want an error")
 	}
 }
 
 func TestManifestsOfOtherDigestsAreRefused(t *testing.T) {
-	u := newRegistry(t)
-	index := u.push(t, "one:v1", "linux/amd64")
+	u := registrytest.New(t.Cleanup)
+	index := push(t, u, "one:v1", "linux/amd64")
 	digest := digestOf(t, index)
-	raw, err := u.client(t).Manifest(t.Context(), "a.test/one", digest)
+	raw, err := clientOf(t, u).Manifest(t.Context(), "a.test/one", digest)
 	want, _ := index.RawManifest()
 	if err != nil || !bytes.Equal(raw, want) {
 		t.Errorf("want the index, got %s, %v", raw, err)
 	}
-	if _, err := u.client(t).Manifest(t.Context(), "a.test/one", zeros); !errors.Is(err, ErrGone) {
+	if _, err := clientOf(t, u).Manifest(t.Context(), "a.test/one", zeros); !errors.Is(err, ErrGone) {
 		t.Errorf("a digest that is not there: want ErrGone, got %v", err)
 	}
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if !strings.Contains(r.URL.Path, "/manifests/") {
 			return false
 		}
@@ -265,14 +204,14 @@ func TestManifestsOfOtherDigestsAreRefused(t *testing.T) {
 		_, _ = w.Write([]byte(`{"schemaVersion":2,"manifests":[]}`))
 		return true
 	})
-	if _, err := u.client(t).Manifest(t.Context(), "a.test/one", digest); err == nil || !strings.Contains(err.Error(), "does not match requested digest") {
+	if _, err := clientOf(t, u).Manifest(t.Context(), "a.test/one", digest); err == nil || !strings.Contains(err.Error(), "does not match requested digest") {
 		t.Errorf("another manifest: want an error, got %v", err)
 	}
 }
 
 func TestAManifestOfExcessiveSizeIsRefused(t *testing.T) {
-	u := newRegistry(t)
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u := registrytest.New(t.Cleanup)
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if !strings.Contains(r.URL.Path, "/manifests/") {
 			return false
 		}
@@ -280,16 +219,16 @@ func TestAManifestOfExcessiveSizeIsRefused(t *testing.T) {
 		return true
 	})
 	l := []Image{{Name: "a.test/one", Tag: "v1"}}
-	if a := u.client(t).Resolve(t.Context(), l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
+	if a := clientOf(t, u).Resolve(t.Context(), l, "linux/amd64")[0]; !errors.Is(a.Err, ErrSize) {
 		t.Errorf("want ErrSize, got %v", a.Err)
 	}
 }
 
 func TestCredentialsAreDockers(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("ops:secret"))
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if r.Header.Get("Authorization") == basic {
 			return false
 		}
@@ -299,32 +238,32 @@ func TestCredentialsAreDockers(t *testing.T) {
 	})
 	path := "GET /v2/one/blobs/" + digest
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	if _, err := blob(t.Context(), u.client(t), digest, len(content)); err == nil || !strings.Contains(err.Error(), "401") {
+	if _, err := blob(t.Context(), clientOf(t, u), digest, len(content)); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("without credentials: want 401, got %v", err)
 	}
-	if n := u.times(path); n != 1 {
+	if n := u.Times(path); n != 1 {
 		t.Errorf("asked %d times without credentials, want once", n)
 	}
-	config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, u.host, strings.TrimPrefix(basic, "Basic "))
+	config := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, u.Host, strings.TrimPrefix(basic, "Basic "))
 	if err := os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := blob(t.Context(), u.client(t), digest, len(content)); err != nil || !bytes.Equal(got, content) {
+	if got, err := blob(t.Context(), clientOf(t, u), digest, len(content)); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("with credentials: got %d bytes and %v", len(got), err)
 	}
 }
 
 func TestPlainHTTPIsSpokenWithLoopbackAlone(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if !strings.Contains(r.URL.Path, "/blobs/") {
 			return false
 		}
 		http.Redirect(w, r, "http://registry.invalid/blob", http.StatusTemporaryRedirect)
 		return true
 	})
-	if _, err := blob(t.Context(), u.client(t), digest, len(content)); !errors.Is(err, ErrPlainHTTP) {
+	if _, err := blob(t.Context(), clientOf(t, u), digest, len(content)); !errors.Is(err, ErrPlainHTTP) {
 		t.Errorf("sent elsewhere: want ErrPlainHTTP, got %v", err)
 	}
 	for host, want := range map[string]bool{"localhost": true, "127.0.0.1": true, "127.9.0.1": true, "::1": true,
@@ -336,9 +275,9 @@ func TestPlainHTTPIsSpokenWithLoopbackAlone(t *testing.T) {
 }
 
 func TestATryInWhichNothingComesEnds(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
 		if !strings.Contains(r.URL.Path, "/blobs/") || n > 0 {
 			return false
 		}
@@ -348,7 +287,7 @@ func TestATryInWhichNothingComesEnds(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
-	c := u.client(t)
+	c := clientOf(t, u)
 	c.stall = 200 * time.Millisecond
 	if got, err := blob(t.Context(), c, digest, len(content)); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("want the blob of the second try, got %d bytes and %v", len(got), err)
@@ -356,11 +295,11 @@ func TestATryInWhichNothingComesEnds(t *testing.T) {
 }
 
 func TestCancellingEndsTheTries(t *testing.T) {
-	u := newRegistry(t)
-	digest, content := u.aLayer(t)
+	u := registrytest.New(t.Cleanup)
+	digest, content := aLayer(t, u)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("interrupted")
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if strings.Contains(r.URL.Path, "/blobs/") {
 			cancel(cause)
 			w.WriteHeader(503)
@@ -368,32 +307,32 @@ func TestCancellingEndsTheTries(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := blob(ctx, u.client(t), digest, len(content)); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
+	if _, err := blob(ctx, clientOf(t, u), digest, len(content)); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) {
 		t.Errorf("want the cause, got %v", err)
 	}
-	if n := u.times("GET /v2/one/blobs/" + digest); n != 1 {
+	if n := u.Times("GET /v2/one/blobs/" + digest); n != 1 {
 		t.Errorf("asked %d times, want once", n)
 	}
 }
 
 func TestResolveTellsWhatEachTagHasComeTo(t *testing.T) {
-	u := newRegistry(t)
-	same := digestOf(t, u.push(t, "same:v1", "linux/arm64", "linux/amd64"))
-	fresh := digestOf(t, u.push(t, "fresh:v1", "linux/amd64"))
-	moved := digestOf(t, u.push(t, "moved:v1", "linux/amd64"))
-	arm := digestOf(t, u.push(t, "arm:v1", "linux/arm64"))
+	u := registrytest.New(t.Cleanup)
+	same := digestOf(t, push(t, u, "same:v1", "linux/arm64", "linux/amd64"))
+	fresh := digestOf(t, push(t, u, "fresh:v1", "linux/amd64"))
+	moved := digestOf(t, push(t, u, "moved:v1", "linux/amd64"))
+	arm := digestOf(t, push(t, u, "arm:v1", "linux/arm64"))
 	img, err := random.Image(10, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	single, err := name.ParseReference(u.host + "/single:v1")
+	single, err := name.ParseReference(u.Host + "/single:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := remote.Write(single, img); err != nil {
 		t.Fatal(err)
 	}
-	u.spoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, _ int) bool {
 		if strings.HasPrefix(r.URL.Path, "/v2/ill/") {
 			w.WriteHeader(500)
 			return true
@@ -411,7 +350,7 @@ func TestResolveTellsWhatEachTagHasComeTo(t *testing.T) {
 		Digest string
 	}
 	var got []told
-	answers := u.client(t).Resolve(t.Context(), l, "linux/amd64")
+	answers := clientOf(t, u).Resolve(t.Context(), l, "linux/amd64")
 	for _, a := range answers {
 		got = append(got, told{a.State(), a.Digest})
 	}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -12,52 +13,51 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
+	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
 )
 
 const clusterPolicyResource = "clusternetworkpolicies"
 
-// ReadCluster lists the cluster's ClusterNetworkPolicies in pages; a cluster that does not serve them has none. A policy that cannot be read is an
-// error, because a verdict without it would be wrong. Errors match ErrForbidden where rights are missing.
-func ReadCluster(ctx context.Context, client dynamic.Interface, d discovery.ServerResourcesInterface) ([]reach.ClusterPolicy, error) {
+// readCluster adds the ClusterNetworkPolicies, of which a cluster that does not serve them has none, and what they speak of. A policy that cannot be
+// read is an error, because a verdict without it would be wrong.
+func readCluster(ctx context.Context, client kubernetes.Interface, objects dynamic.Interface, set *manifest.Set) error {
 	version := schema.GroupVersion(npav1alpha2.GroupVersion)
-	served, err := d.ServerResourcesForGroupVersion(version.String())
+	served, err := client.Discovery().ServerResourcesForGroupVersion(version.String())
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, nil
+		return nil
 	case err != nil:
-		return nil, fmt.Errorf("asking the API server for %s: %w", version, err)
+		return fmt.Errorf("asking the API server for %s: %w", version, err)
 	}
 	if !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == clusterPolicyResource }) {
-		return nil, nil
+		return nil
 	}
-	var policies []reach.ClusterPolicy
 	var fault error
-	err = list(ctx, clusterPolicyResource, client.Resource(version.WithResource(clusterPolicyResource)).List, func(u *unstructured.Unstructured) {
+	err = list(ctx, clusterPolicyResource, objects.Resource(version.WithResource(clusterPolicyResource)).List, func(u *unstructured.Unstructured) {
 		var p npav1alpha2.ClusterNetworkPolicy
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
 			fault = fmt.Errorf("reading ClusterNetworkPolicy %s: %w", u.GetName(), err)
 			return
 		}
 		p.Status = npav1alpha2.ClusterNetworkPolicyStatus{}
-		policies = append(policies, reach.ClusterPolicy{Spec: p})
+		set.Cluster = append(set.Cluster, manifest.ClusterPolicy{ClusterPolicy: reach.ClusterPolicy{Spec: p}})
 	})
-	if err == nil {
-		err = fault
+	if err := cmp.Or(err, fault); err != nil {
+		return err
 	}
-	if err != nil {
-		return nil, err
+	if needNodes(set.Cluster) {
+		set.World.Nodes, err = readNodes(ctx, client)
 	}
-	return policies, nil
+	return err
 }
 
-// ReadNodes lists the nodes, which a nodes peer of a ClusterNetworkPolicy speaks about. Errors match ErrForbidden where rights are missing.
-func ReadNodes(ctx context.Context, client kubernetes.Interface) ([]reach.Node, error) {
+// readNodes lists the nodes, which a nodes peer of a ClusterNetworkPolicy speaks about.
+func readNodes(ctx context.Context, client kubernetes.Interface) ([]reach.Node, error) {
 	var nodes []reach.Node
 	err := list(ctx, "nodes", client.CoreV1().Nodes().List, func(n *corev1.Node) {
 		node := reach.Node{Name: n.Name, Labels: n.Labels}
@@ -71,9 +71,9 @@ func ReadNodes(ctx context.Context, client kubernetes.Interface) ([]reach.Node, 
 	return nodes, err
 }
 
-// NeedNodes tells whether a verdict under these policies depends on the nodes.
-func NeedNodes(policies []reach.ClusterPolicy) bool {
-	return slices.ContainsFunc(policies, func(p reach.ClusterPolicy) bool {
+// needNodes tells whether a verdict under these policies depends on the nodes.
+func needNodes(policies []manifest.ClusterPolicy) bool {
+	return slices.ContainsFunc(policies, func(p manifest.ClusterPolicy) bool {
 		return slices.ContainsFunc(p.Spec.Spec.Egress, func(r npav1alpha2.ClusterNetworkPolicyEgressRule) bool {
 			return slices.ContainsFunc(r.To, func(peer npav1alpha2.ClusterNetworkPolicyEgressPeer) bool { return peer.Nodes != nil })
 		})

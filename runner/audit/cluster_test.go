@@ -44,45 +44,42 @@ func printed(priority any) *unstructured.Unstructured {
 	}}
 }
 
+// serving is a dynamic client of a cluster with these ClusterNetworkPolicies.
+func serving(policies ...runtime.Object) *dynamicfake.FakeDynamicClient {
+	return dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), listKinds(), policies...)
+}
+
 func TestClusterNetworkPoliciesAreReadWhereTheClusterServesThem(t *testing.T) {
-	client := fake.NewClientset()
-	objects := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), listKinds(), printed(int64(7)))
-	got, err := audit.ReadCluster(t.Context(), objects, client.Discovery())
-	if err != nil || len(got) != 0 {
-		t.Errorf("without the kind: %v, %v; want none", got, err)
-	}
-	client.Resources = append(client.Resources, clusterPolicies())
-	got, err = audit.ReadCluster(t.Context(), objects, client.Discovery())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != 1 || got[0].Spec.Name != "fence" || got[0].Spec.Spec.Priority != 7 || len(got[0].Spec.Status.Conditions) > 0 || !audit.NeedNodes(got) {
-		t.Errorf("policies %+v, want fence with its nodes peer and without its status", got)
-	}
-}
-
-func TestAClusterNetworkPolicyThatCannotBeReadIsAnErrorAndNotPassedOver(t *testing.T) {
-	client := fake.NewClientset()
-	client.Resources = append(client.Resources, clusterPolicies())
-	objects := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), listKinds(), printed("seven"))
-	if got, err := audit.ReadCluster(t.Context(), objects, client.Discovery()); err == nil {
-		t.Errorf("got %v, want an error", got)
-	}
-}
-
-func TestNodesHaveTheirAddressesWithoutTheirNames(t *testing.T) {
 	client := fake.NewClientset(&corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"role": "edge"}},
 		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
 			{Type: corev1.NodeHostName, Address: "n"}, {Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
 		}},
 	})
-	got, err := audit.ReadNodes(t.Context(), client)
+	objects := serving(printed(int64(7)))
+	set, err := audit.Read(t.Context(), client, objects)
+	if err != nil || len(set.Cluster) != 0 || len(set.World.Nodes) != 0 {
+		t.Errorf("without the kind: %+v, %v; want none, and no node", set, err)
+	}
+	client.Resources = append(client.Resources, clusterPolicies())
+	set, err = audit.Read(t.Context(), client, objects)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := set.Cluster; len(got) != 1 || got[0].Spec.Name != "fence" || got[0].Spec.Spec.Priority != 7 || len(got[0].Spec.Status.Conditions) > 0 {
+		t.Errorf("policies %+v, want fence without its status", got)
+	}
+	// Its peer speaks of nodes, which have their addresses without their names.
 	want := []reach.Node{{Name: "n", Labels: map[string]string{"role": "edge"}, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, set.World.Nodes, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+}
+
+func TestAClusterNetworkPolicyThatCannotBeReadIsAnErrorAndNotPassedOver(t *testing.T) {
+	client := fake.NewClientset()
+	client.Resources = append(client.Resources, clusterPolicies())
+	if got, err := audit.Read(t.Context(), client, serving(printed("seven"))); err == nil {
+		t.Errorf("got %v, want an error", got)
 	}
 }

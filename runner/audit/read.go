@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/pager"
 
@@ -38,10 +39,10 @@ rules:
 // pageSize bounds one answer of the API server. kubectl's own: large enough for few round trips, small enough for the server's memory.
 const pageSize = 500
 
-// Read lists the cluster's pods, NetworkPolicies and namespaces, in pages. Errors match ErrForbidden where rights are missing.
-func Read(ctx context.Context, client kubernetes.Interface) (reach.World, []reach.Policy, error) {
-	var world reach.World
-	var policies []reach.Policy
+// Read lists the cluster's pods, NetworkPolicies and namespaces, in pages; the ClusterNetworkPolicies where it serves them, and its nodes where
+// one of those speaks of nodes. Errors match ErrForbidden where rights are missing.
+func Read(ctx context.Context, client kubernetes.Interface, objects dynamic.Interface) (*manifest.Set, error) {
+	set := &manifest.Set{Pods: manifest.SomePods, Addresses: manifest.Real}
 	var pods []reach.Pod
 	err := list(ctx, "pods", client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
@@ -50,29 +51,32 @@ func Read(ctx context.Context, client kubernetes.Interface) (reach.World, []reac
 		pods = append(pods, manifest.PodOf(p.Namespace, p.Name, p.Labels, p.Spec, p.Status))
 	})
 	if err != nil {
-		return reach.World{}, nil, err
+		return nil, err
 	}
 	err = list(ctx, "networkpolicies", client.NetworkingV1().NetworkPolicies(metav1.NamespaceAll).List, func(p *networkingv1.NetworkPolicy) {
-		policies = append(policies, reach.Policy{Spec: *p.DeepCopy()})
+		set.Policies = append(set.Policies, manifest.Policy{Policy: reach.Policy{Spec: *p.DeepCopy()}})
 	})
 	if err != nil {
-		return reach.World{}, nil, err
+		return nil, err
+	}
+	if err := readCluster(ctx, client, objects, set); err != nil {
+		return nil, err
 	}
 	// Namespaces come last, so that one made meanwhile is there for its pods.
 	known := map[string]struct{}{}
 	err = list(ctx, "namespaces", client.CoreV1().Namespaces().List, func(n *corev1.Namespace) {
 		known[n.Name] = struct{}{}
-		world.Namespaces = append(world.Namespaces, reach.Namespace{Name: n.Name, Labels: n.Labels})
+		set.World.Namespaces = append(set.World.Namespaces, reach.Namespace{Name: n.Name, Labels: n.Labels})
 	})
 	if err != nil {
-		return reach.World{}, nil, err
+		return nil, err
 	}
 	for _, p := range pods {
 		if _, ok := known[p.Namespace]; ok {
-			world.Pods = append(world.Pods, p)
+			set.World.Pods = append(set.World.Pods, p)
 		}
 	}
-	return world, policies, nil
+	return set, nil
 }
 
 // ReadService gets one Service. Errors match ErrNoService or ErrForbidden.

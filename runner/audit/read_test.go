@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
@@ -45,7 +44,7 @@ func TestReadKeepsWhatPoliciesSeeAndLeavesOutWhatEnded(t *testing.T) {
 		pod("gone", "b", "10.0.0.4", corev1.PodRunning),
 		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "deny"}},
 	)
-	world, policies, err := audit.Read(t.Context(), client)
+	set, err := audit.Read(t.Context(), client, serving())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +55,13 @@ func TestReadKeepsWhatPoliciesSeeAndLeavesOutWhatEnded(t *testing.T) {
 			IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Ports: []reach.Port{{Name: "http", Protocol: "TCP", Port: 80}},
 		}},
 	}
-	if diff := cmp.Diff(want, world, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, set.World, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("world (-want +got):\n%s", diff)
 	}
-	if len(policies) != 1 || policies[0].Spec.Name != "deny" {
-		t.Errorf("want the policy deny, got %+v", policies)
+	if len(set.Policies) != 1 || set.Policies[0].Spec.Name != "deny" {
+		t.Errorf("want the policy deny, got %+v", set.Policies)
 	}
-	if _, err := reach.Compile(world, policies); err != nil {
+	if _, err := set.Compile(); err != nil {
 		t.Errorf("the engine refuses what was read: %v", err)
 	}
 }
@@ -87,12 +86,12 @@ func TestReadTakesEveryPage(t *testing.T) {
 	client.PrependReactor("list", "namespaces", func(k8stesting.Action) (bool, runtime.Object, error) {
 		return true, &corev1.NamespaceList{Items: []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "x"}}}}, nil
 	})
-	world, _, err := audit.Read(t.Context(), client)
+	set, err := audit.Read(t.Context(), client, serving())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(world.Pods) != pages*perPage {
-		t.Errorf("pods: want %d, got %d", pages*perPage, len(world.Pods))
+	if len(set.World.Pods) != pages*perPage {
+		t.Errorf("pods: want %d, got %d", pages*perPage, len(set.World.Pods))
 	}
 	if diff := cmp.Diff([]string{"", "1", "2"}, asked); diff != "" {
 		t.Errorf("continue tokens (-want +got):\n%s", diff)
@@ -106,7 +105,7 @@ func TestMissingRightsAreToldApartFromOtherFaults(t *testing.T) {
 			client.PrependReactor("list", resource, func(k8stesting.Action) (bool, runtime.Object, error) {
 				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no"))
 			})
-			if _, _, err := audit.Read(t.Context(), client); !errors.Is(err, audit.ErrForbidden) {
+			if _, err := audit.Read(t.Context(), client, serving()); !errors.Is(err, audit.ErrForbidden) {
 				t.Errorf("want ErrForbidden, got %v", err)
 			}
 		})
@@ -115,7 +114,7 @@ func TestMissingRightsAreToldApartFromOtherFaults(t *testing.T) {
 	client.PrependReactor("list", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
 		return true, nil, context.DeadlineExceeded
 	})
-	_, _, err := audit.Read(t.Context(), client)
+	_, err := audit.Read(t.Context(), client, serving())
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, audit.ErrForbidden) {
 		t.Errorf("want the fault itself, got %v", err)
 	}
@@ -145,18 +144,12 @@ func TestAServiceIsReadAloneAndItsAbsenceIsKnown(t *testing.T) {
 // TestTheRoleCoversExactlyWhatIsAsked holds the documented privilege against the requests that are made.
 func TestTheRoleCoversExactlyWhatIsAsked(t *testing.T) {
 	client := fake.NewClientset(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "web"}})
-	if _, _, err := audit.Read(t.Context(), client); err != nil {
+	client.Resources = append(client.Resources, clusterPolicies())
+	objects := serving(printed(int64(7))) // it speaks of nodes
+	if _, err := audit.Read(t.Context(), client, objects); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := audit.ReadService(t.Context(), client, "x", "web"); err != nil {
-		t.Fatal(err)
-	}
-	client.Resources = append(client.Resources, clusterPolicies())
-	objects := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), listKinds())
-	if _, err := audit.ReadCluster(t.Context(), objects, client.Discovery()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := audit.ReadNodes(t.Context(), client); err != nil {
 		t.Fatal(err)
 	}
 	var asked []string

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/gapproof/gapproof/runner/audit"
 	"github.com/gapproof/gapproof/runner/explain"
@@ -34,7 +35,8 @@ func (a *app) explain() *cobra.Command {
 		Use:   "explain SOURCE DESTINATION [PROTOCOL/]PORT",
 		Short: "Say whether policies allow one connection, and which field decides",
 		Long: `explain derives the verdict on one connection from policies in files (-f: a scenario, or manifests with their workloads) or in a live
-cluster, which it only reads: it lists namespaces, pods and networkpolicies, and gets the one Service that is asked for.
+cluster, which it only reads: it lists namespaces, pods, NetworkPolicies, the ClusterNetworkPolicies where the cluster serves them, and nodes
+where one of those speaks of nodes; and it gets the one Service that is asked for.
 
 SOURCE is namespace/pod or an IP address outside of the cluster; DESTINATION is one of these or service:namespace/name, answered for each
 pod behind it, ready or not, on the port policies see. In manifests a workload stands as one pod of its name.
@@ -169,13 +171,13 @@ func (a *app) liveSet(ctx context.Context, destination explain.Target, o explain
 	}
 	end := a.waiting("reading " + cluster.Context)
 	defer end()
-	world, policies, err := audit.Read(ctx, cluster.Client)
+	objects, err := dynamic.NewForConfig(cluster.Config)
+	if err != nil {
+		return nil, err
+	}
+	set, err := audit.Read(ctx, cluster.Client, objects)
 	if err != nil {
 		return nil, readingError(err)
-	}
-	set := &manifest.Set{World: world, Pods: manifest.SomePods, Addresses: manifest.Real}
-	for _, p := range policies {
-		set.Policies = append(set.Policies, manifest.Policy{Policy: p})
 	}
 	if namespace, name, ok := strings.Cut(destination.Service, "/"); ok {
 		s, err := audit.ReadService(ctx, cluster.Client, namespace, name)

@@ -54,7 +54,21 @@ func (f Faults) Error() string {
 // sink gathers the faults of one load.
 type sink struct{ faults Faults }
 
-func (s *sink) add(f Fault) { s.faults = append(s.faults, f) }
+// maxQuoted is how many bytes a message and a value may have: a fault is for a person, and the value may be a file that was named by mistake.
+const maxQuoted = 400
+
+func (s *sink) add(f Fault) {
+	f.Value, f.Message = clipped(f.Value), clipped(f.Message)
+	s.faults = append(s.faults, f)
+}
+
+// clipped is the text, or its beginning and how much there was.
+func clipped(text string) string {
+	if len(text) <= maxQuoted {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxQuoted], "") + fmt.Sprintf("… (%d bytes)", len(text))
+}
 
 // sorted is what was gathered, each fault once (a shared world is read for every scenario that uses it), in the order of Faults.
 func (s *sink) sorted() Faults {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
 	"go.yaml.in/yaml/v3"
 	networkingv1 "k8s.io/api/networking/v1"
 
@@ -66,10 +67,13 @@ type manifestReader struct {
 	rendered  map[string][]*manifest
 	omissions []Omission
 	strangers strangers
-	input     io.Reader // may be nil
+	// aside are the faults of documents of the file in hand that are no objects: whether they count shows at its end.
+	aside []Fault
+	input io.Reader // may be nil
 }
 
-// strangers says what documents are that are no objects of the API: faults where manifests are asked for, of no interest among other files.
+// strangers says what documents are that are no objects of the API: faults where manifests are asked for; in files of their own, of no interest
+// among others, such as the values of a chart.
 type strangers uint8
 
 const (
@@ -151,10 +155,16 @@ func (r *manifestReader) file(name string) []*manifest {
 func (r *manifestReader) content(name string, content []byte) []*manifest {
 	sources := sourceComments(content)
 	var out []*manifest
+	r.aside = nil
 	for _, node := range parse(name, content, r.sink) {
 		for _, m := range r.unpack(name, node, manifest{}, 0) {
 			m.template = sources.at(m.node.Line)
 			out = append(out, m)
+		}
+	}
+	if len(out) > 0 || r.strangers == refused {
+		for _, f := range r.aside {
+			r.sink.add(f)
 		}
 	}
 	r.read[name] = out
@@ -172,12 +182,22 @@ func (r *manifestReader) unpack(file string, node *yaml.Node, outer manifest, le
 		m.kind, m.apiVersion = item, outer.apiVersion
 	}
 	if m.kind == "" || node.Kind != yaml.MappingNode {
-		if r.strangers == passedOver {
-			return nil
-		}
-		r.sink.add(Fault{
+		f := Fault{
 			File: file, Line: m.line(), Field: "kind", Message: "is missing, so that this is no object of the API",
 			Hint: "name files of manifests, or a directory of nothing else",
+		}
+		if key := miswritten(node, "kind"); key != "" {
+			f.Hint = fmt.Sprintf("did you mean \"kind\" by %q?", key)
+			r.sink.add(f)
+		} else {
+			r.aside = append(r.aside, f)
+		}
+		return nil
+	}
+	if meant := m.misspelt(); meant != "" {
+		r.sink.add(Fault{
+			File: file, Line: m.line(), Field: "kind", Value: m.kind, Message: m.kind + " of " + cmp.Or(m.apiVersion, "no apiVersion") + " is no kind of the API",
+			Hint: "write kind: " + meant,
 		})
 		return nil
 	}
@@ -198,6 +218,34 @@ func (r *manifestReader) unpack(file string, node *yaml.Node, outer manifest, le
 		out = append(out, r.unpack(file, each, m, level+1)...)
 	}
 	return out
+}
+
+// miswritten is the key that a mapping has in the place of another, in letters of another case; or "".
+func miswritten(n *yaml.Node, key string) string {
+	if n.Kind != yaml.MappingNode {
+		return ""
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if k := n.Content[i].Value; k != key && strings.EqualFold(k, key) {
+			return k
+		}
+	}
+	return ""
+}
+
+// misspelt is the kind of a policy that was probably meant by one of nearly its name; or "". Passed over, such a policy would be missing from
+// every verdict.
+func (m *manifest) misspelt() string {
+	if m.role() != bystander || m.foreign() {
+		return ""
+	}
+	const plural = 3 // edits from NetworkPolicy to NetworkPolicies
+	for _, kind := range []string{policyKind, clusterPolicyKind} {
+		if levenshtein.ComputeDistance(strings.ToLower(m.kind), strings.ToLower(kind)) <= plural {
+			return kind
+		}
+	}
+	return ""
 }
 
 // value is what a mapping has for a key, or nil.
@@ -283,14 +331,22 @@ func foreignPolicies() []string {
 	}
 }
 
+// foreign tells whether the object is a policy of a kind that no verdict here takes into account.
+func (m *manifest) foreign() bool {
+	if m.role() != bystander {
+		return false
+	}
+	group, _, _ := strings.Cut(m.apiVersion, "/")
+	return slices.Contains(foreignPolicies(), group) && strings.HasSuffix(m.kind, "Policy") || group != "" && strings.HasSuffix(m.kind, policyKind)
+}
+
 // account tells what no part of the scenario took: what is left out in order of files and lines, and the rest counted by kind.
 func (r *manifestReader) account() (omissions []Omission, ignored map[string]int) {
 	for _, m := range r.order {
-		group, _, _ := strings.Cut(m.apiVersion, "/")
 		if m.taken {
 			continue
 		}
-		if slices.Contains(foreignPolicies(), group) && strings.HasSuffix(m.kind, "Policy") {
+		if m.foreign() {
 			r.omit(m, "decides about packets too, and no verdict takes it into account")
 			continue
 		}

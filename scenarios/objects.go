@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,8 +36,8 @@ type Manifests struct {
 	defaultNamespace string
 }
 
-// ReadManifests reads whatever kubectl apply takes, as World.From has it; of JSON files too, and of the path "-" the options' Input. A
-// directory may hold other YAML beside: what is no object of the API is passed over. The error is a Faults.
+// ReadManifests reads whatever kubectl apply takes, as World.From has it; of JSON files too, and of the path "-" the options' Input. Files
+// that hold no object of the API, such as the values of a chart, are passed over; what is none beside one is a fault. The error is a Faults.
 func ReadManifests(paths []string, o ManifestOptions) (*Manifests, error) {
 	clean := make([]string, len(paths))
 	for i, p := range paths {
@@ -60,8 +61,9 @@ func readManifests(t tree, paths []string, o ManifestOptions) (*Manifests, error
 	out.reader.sink, out.reader.strangers = &sink{}, passedOver
 	seen := map[*manifest]struct{}{}
 	for _, p := range paths {
-		complain := func(_, format string, args ...any) {
-			out.reader.sink.add(Fault{File: p, Message: fmt.Sprintf(format, args...)})
+		complain := func(_, format string, args ...any) { // the hints are about fields of scenarios
+			message := strings.TrimPrefix(fmt.Sprintf(format, args...), "reading "+p+": ")
+			out.reader.sink.add(Fault{File: p, Message: message, Hint: "name files or directories with .yaml, .yml or .json, or - for standard input"})
 		}
 		for _, m := range out.reader.path(p, complain) {
 			if _, twice := seen[m]; !twice {
@@ -87,8 +89,14 @@ func (m *Manifests) Scenarios() []string {
 	return out
 }
 
+// Foreign are the policies of kinds that no verdict here takes into account, such as a CNI's own.
+func (m *Manifests) Foreign() []Omission {
+	omissions, _ := m.reader.account()
+	return omissions
+}
+
 // Objects decodes the objects that a policy can see, and the policies, in order; those of the files in except are left out. Policies are
-// decoded strictly, everything else only as far as it is seen. The error is a Faults.
+// decoded strictly and held to the rules of the API server, everything else is read only as far as it is seen. The error is a Faults.
 func (m *Manifests) Objects(except map[string]struct{}) ([]Object, error) {
 	r := m.reader
 	r.sink = &sink{}
@@ -133,18 +141,23 @@ func (r *manifestReader) object(m *manifest, known *register) (Object, bool) {
 		if !known.enter(m) {
 			return out, false
 		}
+		p.document.fieldErrors(validatePolicy(&p.Spec, nil, noHost))
 		out.API, out.Lines = &p.Spec, p.Lines
 	case aClusterPolicy:
 		p := r.clusterPolicy(m)
 		if !known.enterClusterWide(m, p.document) {
 			return out, false
 		}
+		p.document.fieldErrors(clusterValidator{written: p.document.written, cidrs: policyValidator{hosts: noHost}}.policy(&p.Spec, nil))
 		out.API, out.Lines = &p.Spec, p.Lines
 	default:
 		return out, false
 	}
 	return out, true
 }
+
+// noHost is what manifests have for placeholders to name: only a scenario has a world that fills them in.
+func noHost(string) bool { return false }
 
 // asPod is the pod that stands for all those of the workload, with one container for all.
 func (o workloadObject) asPod(namespace, name string) *corev1.Pod {

@@ -65,7 +65,7 @@ kind: NetworkPolicy
 metadata: {name: of-another-group}
 spec: {selector: all()}
 ---
-values: of a chart, which are no object
+# what a template leaves that renders to nothing
 ---
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -125,7 +125,7 @@ spec:
   podSelector: {matchExpressions: [{key: &k app, operator: In, values: [plain, 'single', "double", two words, 'it''s', !!str tagged, *k, &w last]}]}
   policyTypes: [Ingress]
 `
-	lines := mustObjects(t, content)[0].Lines
+	lines := scenarios.LinesOf(content) // no API server takes such values
 	const values = "spec.podSelector.matchExpressions[0].values"
 	for _, tc := range []struct {
 		what, field string
@@ -273,8 +273,19 @@ func TestFilesThatCannotBeReadSayWhereAndWhy(t *testing.T) {
 		"a version of long ago":          {"apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\n", "f.yaml:1: apiVersion: networking.k8s.io/v1beta1 is not networking.k8s.io/v1 (write apiVersion: networking.k8s.io/v1)"},
 		"a policy without an apiVersion": {"kind: NetworkPolicy\nmetadata: {name: a}\n", "f.yaml:1: apiVersion: is missing (write apiVersion: networking.k8s.io/v1)"},
 		"a port that is none":            {"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{ports: [{containerPort: 99999}]}]}\n", "f.yaml:4: spec.containers[0].ports[0].containerPort: 99999 is not a port number from 1 to 65535"},
-		"a cluster policy with a typo":   {"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\nspec:\n  teir: Admin\n", "f.yaml:5: spec.teir: unknown field (known here: egress, ingress, priority, subject, tier)"},
-		"a pod written twice":            {"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n", "f.yaml:5: metadata.name: Pod shop/a is given in f.yaml:1 too\nf.yaml:9: metadata.name: Pod shop/a is given in f.yaml:1 too"},
+		"a cluster policy with a typo": {"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\nspec:\n  teir: Admin\n", "f.yaml:4: spec.priority: is missing (a number from 0, which comes first, to 1000)\nf.yaml:4: spec.subject: is missing (write one of namespaces and pods)\n" +
+			"f.yaml:4: spec.tier: is missing (Admin or Baseline)\nf.yaml:5: spec.teir: unknown field (known here: egress, ingress, priority, subject, tier)"},
+		"what no API server takes": {head + "spec:\n  podSelector: {matchLabels: {app: w b}}\n  ingress:\n  - ports: [{port: \"80\"}]\n  - from: [{}]\n", "f.yaml:5: spec.podSelector.matchLabels: \"w b\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character\n" +
+			"f.yaml:7: spec.ingress[0].ports[0].port: \"80\": must contain at least one letter (a-z) (a number is written without quotes: 80)\nf.yaml:8: spec.ingress[1].from[0]: is missing (must specify a peer: podSelector, namespaceSelector or ipBlock)"},
+		"a policy of every fault at once": {head + "spec: {form: []}\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: b}\nspec: {egress: [{ports: [{port: 99999}]}]}\n", "f.yaml:4: spec.form: unknown field (known here: egress, ingress, podSelector, policyTypes)\n" +
+			"f.yaml:9: spec.egress[0].ports[0].port: 99999: must be between 1 and 65535, inclusive"},
+		"a kind in the wrong case":      {"apiVersion: networking.k8s.io/v1\nkind: Networkpolicy\nmetadata: {name: a}\n", "f.yaml:1: kind: Networkpolicy of networking.k8s.io/v1 is no kind of the API (write kind: NetworkPolicy)"},
+		"a kind in the plural":          {"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicies\nmetadata: {name: a}\n", "f.yaml:1: kind: NetworkPolicies of networking.k8s.io/v1 is no kind of the API (write kind: NetworkPolicy)"},
+		"a cluster policy misspelt":     {"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolcy\nmetadata: {name: a}\n", "f.yaml:1: kind: ClusterNetworkPolcy of policy.networking.k8s.io/v1alpha2 is no kind of the API (write kind: ClusterNetworkPolicy)"},
+		"a kind under a key of no kind": {"apiVersion: networking.k8s.io/v1\nKind: NetworkPolicy\nmetadata: {name: a}\n", "f.yaml:1: kind: is missing, so that this is no object of the API (did you mean \"kind\" by \"Kind\"?)"},
+		"values beside an object":       {head + "---\nvalues: of a chart\n---\nhello\n", "f.yaml:5: kind: is missing, so that this is no object of the API (name files of manifests, or a directory of nothing else)\nf.yaml:7: kind: is missing, so that this is no object of the API (name files of manifests, or a directory of nothing else)"},
+		"a list with a number in it":    {"apiVersion: v1\nkind: List\nitems:\n- 3\n- {apiVersion: v1, kind: Namespace, metadata: {name: x}}\n", "f.yaml:4: kind: is missing, so that this is no object of the API (name files of manifests, or a directory of nothing else)"},
+		"a pod written twice":           {"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n", "f.yaml:5: metadata.name: Pod shop/a is given in f.yaml:1 too\nf.yaml:9: metadata.name: Pod shop/a is given in f.yaml:1 too"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tryObjects(tc.content)
@@ -290,6 +301,37 @@ func TestFilesThatCannotBeReadSayWhereAndWhy(t *testing.T) {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestPoliciesOfOtherKindsAreTold(t *testing.T) {
+	const content = `apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: a, namespace: x}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: b}
+---
+apiVersion: networking.k8s/v1
+kind: NetworkPolicy
+metadata: {name: of-a-group-with-a-typo, namespace: x}
+---
+apiVersion: kyverno.io/v1
+kind: Policy
+metadata: {name: about-something-else}
+`
+	m, err := scenarios.ReadManifestsFS(fstest.MapFS{"f.yaml": {Data: []byte(content)}}, []string{"f.yaml"}, scenarios.ManifestOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, o := range m.Foreign() {
+		got = append(got, fmt.Sprintf("%d %s", o.Line, o.Object))
+	}
+	want := []string{"1 CiliumNetworkPolicy x/a", "5 AdminNetworkPolicy b", "9 NetworkPolicy x/of-a-group-with-a-typo"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("policies of other kinds (-want +got):\n%s", diff)
 	}
 }
 

@@ -88,7 +88,7 @@ func ParsePort(s string) (Port, error) {
 	}
 	n, err := strconv.ParseUint(number, 10, 16)
 	if err != nil || n == 0 {
-		return Port{}, fmt.Errorf("reading the port %q: %q is not in 1–65535", s, number)
+		return Port{}, fmt.Errorf("reading the port %q: %q is not a number from 1 to 65535 (of a named port give the number: each pod has its own)", s, number)
 	}
 	p.Number = uint16(n)
 	return p, nil

@@ -271,6 +271,9 @@ func defaultWorld() scenarios.World {
 }
 
 func importCases(n *notes, list []cyclonusCase, prefix func(int) string) (*Import, error) {
+	if len(list) == 0 {
+		n.fault("", "", "a list of cases, as cyclonus generates", "holds no case")
+	}
 	var out []*scenarios.Scenario
 	names := map[string]struct{}{}
 	for i := range list {

@@ -91,7 +91,7 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	}
 	var set *manifest.Set
 	if len(o.files) > 0 {
-		set, err = oneSet(c.InOrStdin(), o)
+		set, err = a.oneSet(c.Context(), c.InOrStdin(), o)
 	} else {
 		set, err = a.liveSet(c.Context(), destination, o)
 	}
@@ -125,8 +125,8 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 }
 
 // oneSet is what the files hold: all manifests, or one scenario after a step.
-func oneSet(stdin io.Reader, o explainOptions) (*manifest.Set, error) {
-	all, err := readMaterial(stdin, o.files, o.namespace)
+func (a *app) oneSet(ctx context.Context, stdin io.Reader, o explainOptions) (*manifest.Set, error) {
+	all, err := a.readMaterial(ctx, stdin, o.files, o.namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ func (a *app) lintPaths(c *cobra.Command, args []string, o lintOptions) error {
 	if err != nil {
 		return err
 	}
-	all, err := readMaterial(c.InOrStdin(), args, o.namespace)
+	all, err := a.readMaterial(c.Context(), c.InOrStdin(), args, o.namespace)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -31,18 +32,39 @@ func (m *material) sets() []*manifest.Set {
 }
 
 // readMaterial reads files, directories (*.yaml, *.yml, *.json at any depth; hidden ones left out), kustomizations and standard input. Scenarios stand each
-// for itself, manifests are all one world; a file that a scenario uses is none of them. Every error is a usage error.
-func readMaterial(stdin io.Reader, paths []string, namespace string) ([]material, error) {
+// for itself, manifests are all one world; a file that a scenario uses is none of them. Policies of kinds that no verdict takes into account are told on
+// stderr. Every error is a usage error, or that of ctx.
+func (a *app) readMaterial(ctx context.Context, stdin io.Reader, paths []string, namespace string) ([]material, error) {
+	type result struct {
+		all     []material
+		foreign []scenarios.Omission
+		err     error
+	}
+	read := make(chan result, 1)
+	go func() { // standard input and named pipes may never end, and reading them heeds no context
+		all, foreign, err := readMaterial(stdin, paths, namespace)
+		read <- result{all, foreign, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case r := <-read:
+		a.omissions(r.foreign)
+		return r.all, r.err
+	}
+}
+
+func readMaterial(stdin io.Reader, paths []string, namespace string) ([]material, []scenarios.Omission, error) {
 	manifests, err := scenarios.ReadManifests(paths, scenarios.ManifestOptions{DefaultNamespace: namespace, Input: stdin})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var out []material
 	used := map[string]struct{}{}
 	if files := manifests.Scenarios(); len(files) > 0 {
 		all, err := scenarios.Load(files...)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, s := range all {
 			for _, p := range s.Policies.Loaded {
@@ -53,23 +75,23 @@ func readMaterial(stdin io.Reader, paths []string, namespace string) ([]material
 			}
 			m, err := scenarioMaterial(s)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			out = append(out, m)
 		}
 	}
 	objects, err := manifests.Objects(used)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	set := manifest.Of(objects)
 	if len(set.Policies) == 0 && len(set.Cluster) == 0 && len(set.Places) == 0 {
 		if len(out) == 0 {
-			return nil, hinted{usageError{fmt.Errorf("reading %s: no policy, Namespace or workload", strings.Join(paths, ", "))}, "name manifests or scenario files"}
+			return nil, manifests.Foreign(), hinted{usageError{fmt.Errorf("reading %s: no policy, Namespace or workload", strings.Join(paths, ", "))}, "name manifests or scenario files"}
 		}
-		return out, nil
+		return out, manifests.Foreign(), nil
 	}
-	return append(out, material{steps: []step{{set: set}}}), nil
+	return append(out, material{steps: []step{{set: set}}}), manifests.Foreign(), nil
 }
 
 // scenarioMaterial is a scenario with one set per step, addresses invented.

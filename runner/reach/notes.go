@@ -44,8 +44,8 @@ type Note struct {
 	Taken string `json:"taken"`
 	// Reference is the address of the text it rests on.
 	Reference string `json:"reference"`
-	// Scenario is the name of the shipped scenario that shows it on a cluster; empty where none is shipped.
-	Scenario string `json:"scenario,omitempty"`
+	// Scenario is the name of a shipped scenario that has it on a cluster.
+	Scenario string `json:"scenario"`
 }
 
 const (
@@ -61,12 +61,14 @@ func Notes() []Note {
 			ID: NoteBackendsDiffer, About: AboutService,
 			Open:      "policies allow some of a Service's backends and deny others; which one a connection comes to is the Service's choice",
 			Taken:     "no verdict is derived for the Service, only for each backend",
+			Scenario:  "headless-name-is-no-address",
 			Reference: "https://kubernetes.io/docs/reference/networking/virtual-ips/",
 		},
 		{
 			ID: NoteDomainNames, About: AboutConnection,
 			Open:      "which addresses a domainNames peer stands for is known to whoever resolves the name, at that moment",
 			Taken:     "the peer matches no address; the verdict is what the other rules make of it",
+			Scenario:  "domain-name-opens-no-address",
 			Reference: clusterPolicyPage,
 		},
 		{
@@ -80,6 +82,7 @@ func Notes() []Note {
 			ID: NoteHairpin, About: AboutService,
 			Open:      "a pod reaches itself through a Service: some CNIs see its node as the source then, and hold policies against that",
 			Taken:     "no policy can keep a pod from itself: it is allowed, and what a cluster does instead is no failure",
+			Scenario:  "a-call-to-oneself-opens-nothing",
 			Reference: "https://github.com/kubernetes-sigs/network-policy-api/issues/343",
 		},
 		{

@@ -10,6 +10,7 @@ TAGS     := kustomize_disable_go_plugin_support,grpcnotrace
 GOFLAGS_ := -trimpath -tags $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
 BIN      := bin/gapproof
 CLUSTER  ?= dev
+FUZZTIME ?= 20s
 # Debian's docker.io is new on a bare host; its client may not be the first on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -64,6 +65,12 @@ demo: up ## from a bare host to a verified matrix, and a hole found
 bench: ## speed of the engine and of the probes, in benchstat's form
 	go test -run '^$$' -bench . -benchmem ./runner/reach ./probes/dial ./probes/agent
 	cd runner/reach/differential && go test -run '^$$' -bench . ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, each for FUZZTIME (20s)
+	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
+	   { grep -hos '^func Fuzz[A-Za-z0-9]*' "$$dir"/*_test.go || true; } | cut -c6- | while read -r target; do \
+	     go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null; done; done
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

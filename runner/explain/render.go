@@ -67,6 +67,9 @@ func writeSide(b *strings.Builder, direction, subject string, s *reach.Side) {
 		writeRef(b, "allowed by", s.Allowing)
 	case s.Denying != nil:
 		writeRef(b, "denied by", s.Denying)
+		if s.Nearest != nil {
+			writeRef(b, "nearest rule", s.Nearest)
+		}
 	case s.Nearest != nil:
 		writeRef(b, "nearest rule", s.Nearest)
 	case s.Verdict == reach.Deny:

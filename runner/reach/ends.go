@@ -275,11 +275,14 @@ func (c *chooser) edge(p *compiledPolicy, d direction, r *rule, a netip.Addr) (q
 	if subjects.empty() {
 		subjects = p.isolated[d].and(c.having[FirstAddress])
 	}
+	if subjects.empty() {
+		return q, f, fmt.Sprintf("no pod that the policy selects has an address of %s", f)
+	}
 	if isPod && subjects.has(own) { // a pod reaches itself whatever the rule says
 		subjects.remove(own)
 	}
 	if subjects.empty() {
-		return q, f, fmt.Sprintf("no pod that the policy selects has an address of %s", f)
+		return q, f, fmt.Sprintf("%s is the address of the only pod that the policy selects", a)
 	}
 	if d == egress {
 		var destination *pod

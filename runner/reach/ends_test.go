@@ -118,6 +118,20 @@ func TestBlockEdgesGoOverAPortThatTheRuleAdmits(t *testing.T) {
 	}
 }
 
+func TestNoBlockEdgeGoesFromAPodToItself(t *testing.T) {
+	const rule = `policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 172.20.0.1/32}}], ports: [{port: 443}]}]}}` // the address of x/web
+	e := mustCompile(t, oneAndAnother(), []Policy{mustPolicy(t, `{spec: {podSelector: {}, `+rule)})
+	want := []string{"deny 172.20.0.0>x/web:TCP/443", "allow 172.20.0.1>x/api:TCP/443", "deny 172.20.0.2>x/web:TCP/443"}
+	if diff := cmp.Diff(want, probesOf(t, e, ForBlockEdge)); diff != "" {
+		t.Errorf("block edges (-want +got):\n%s", diff)
+	}
+	e = mustCompile(t, oneAndAnother(), []Policy{mustPolicy(t, `{spec: {podSelector: {matchLabels: {pod: web}}, `+rule)})
+	uncovered := Uncovered{"x/np", "spec.ingress[0].from[0]", "172.20.0.1 is the address of the only pod that the policy selects"}
+	if got := e.Coverage().Uncovered; !slices.Contains(got, uncovered) {
+		t.Errorf("uncovered: want %+v among %+v", uncovered, got)
+	}
+}
+
 func TestPortBoundariesAreProbedWhateverThePeersAre(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spec string

@@ -368,11 +368,12 @@ func (c *checker) union(r *rule, i int) (explained int) {
 		either := slices.Concat(there, here)
 		slices.Sort(either)
 		either = slices.Compact(either)
-		if len(either) == len(both) {
-			return -1 // the union is no wider than the intersection
-		}
-		if len(here) == 0 && len(both) > 0 {
+		switch {
+		case len(here) == 0 && len(both) > 0: // even where no other pod is in those namespaces yet
 			severity, explained = Error, podsAt
+			message += fmt.Sprintf("; the pods %s are there and not in %s", text(pods.PodSelector), r.policy.Spec.Namespace)
+		case len(either) == len(both):
+			return -1 // the union is no wider than the intersection
 		}
 		message += fmt.Sprintf(" (pods that match: %d; with both selectors in one item: %d)", len(either), len(both))
 	}

@@ -50,7 +50,7 @@ func Rules() []Rule {
 		{namespaceMissing, "a policy in a namespace that is not there", "A policy acts on the pods of its own namespace alone.", Error},
 		{noDenyEgress, "a namespace without default deny for egress", "Pods that no policy isolates for egress may connect to everything. A policy with an empty podSelector isolates every pod, those of tomorrow included.", Warning},
 		{noDenyIngress, "a namespace without default deny for ingress", "Pods that no policy isolates for ingress accept connections from everywhere. A policy with an empty podSelector isolates every pod, those of tomorrow included.", Warning},
-		{peerNothing, "a peer that matches nothing", "A peer whose selectors match no pod admits nobody.", Warning},
+		{peerNothing, "a peer that matches nothing", "A peer whose selectors match no pod, or whose excepts take out all of its cidr, admits nobody.", Warning},
 		{policyShadowed, "a policy beside one that admits everything", "Policies add up. Where another policy admits everything to the same pods, neither the rules of this one nor its denial have an effect.", Warning},
 		{portName, "a named port that nobody has", "A named port means the number that the destination pod gives it. Where no pod has the name, nothing is admitted.", Error},
 		{portSilent, "a port that nobody listens on", "Policies see the pod's port, behind a Service's translation. A rule for a port that no destination declares admits nothing that works.", Warning},

@@ -122,14 +122,41 @@ func (c *checker) add(p *manifest.Policy, rule, field, message, hint string) {
 }
 
 func (c *checker) addAs(s Severity, p *manifest.Policy, rule, field, message, hint string) {
-	for id := range strings.SplitSeq(p.Spec.Annotations[IgnoreAnnotation], ",") {
-		if strings.TrimSpace(id) == rule {
-			return
-		}
+	if slices.Contains(exemptions(p.Spec.Annotations), rule) {
+		return
 	}
 	c.findings = append(c.findings, Finding{
 		Rule: rule, Severity: s, Place: p.Place(field), Subject: "policy " + p.Name(), Field: field, Message: message, Hint: hint,
 	})
+}
+
+// exemptions are the rules that the annotation names.
+func exemptions(annotations map[string]string) []string {
+	var out []string
+	for id := range strings.SplitSeq(annotations[IgnoreAnnotation], ",") {
+		if id = strings.TrimSpace(id); id != "" {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// unknownExemptions calls found with what the annotation names that is no rule.
+func unknownExemptions(annotations map[string]string, found func(field, message, hint string)) {
+	var known []string
+	for _, r := range Rules() {
+		known = append(known, r.ID)
+	}
+	for _, id := range exemptions(annotations) {
+		if slices.Contains(known, id) {
+			continue
+		}
+		hint := "gapproof lint --rules"
+		if near := nearest(id, known); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		found("metadata.annotations."+IgnoreAnnotation, fmt.Sprintf("there is no rule %q: the policy is exempt from nothing by it", id), hint)
+	}
 }
 
 // knowsPods tells whether it means anything that a selector matches no pod.
@@ -181,6 +208,7 @@ func isolates(p *manifest.Policy, d direction) bool {
 }
 
 func (c *checker) policy(p *manifest.Policy) {
+	unknownExemptions(p.Spec.Annotations, func(field, message, hint string) { c.add(p, ignoreUnknown, field, message, hint) })
 	c.types(p)
 	c.selection(p)
 	rules := rulesOf(p)

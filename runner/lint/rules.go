@@ -18,6 +18,7 @@ const (
 	emptyList            = "empty-list"
 	exceptUseless        = "except-useless"
 	halfOpen             = "half-open"
+	ignoreUnknown        = "ignore-unknown"
 	ignoredRules         = "ignored-rules"
 	ipBlockPods          = "ipblock-covers-pods"
 	labelTypo            = "label-typo"
@@ -44,6 +45,7 @@ func Rules() []Rule {
 		{emptyList, "an empty list admits everything", "An empty from, to or ports means the same as a missing one: everything matches. It reads like the opposite.", Error},
 		{exceptUseless, "an except without effect", "An except takes addresses out of its own cidr alone. One that lies outside of it, is covered by another, or is admitted again by the next peer changes nothing.", Error},
 		{halfOpen, "a connection that only one end admits", "A connection needs egress at its source and ingress at its destination. A rule whose every connection is refused at the other end admits nothing.", Warning},
+		{ignoreUnknown, "an exemption from a rule that there is not", "A policy is exempt from the rules that its annotation " + IgnoreAnnotation + " names. A name that no rule has exempts it from nothing.", Error},
 		{ignoredRules, "rules that policyTypes leaves out", "Rules of a direction that policyTypes does not name are ignored, and an empty egress without policyTypes isolates nothing.", Error},
 		{ipBlockPods, "an ipBlock covers pod addresses", "ipBlock is meant for addresses outside of the cluster. Some CNIs match pods by it and some never do, so the same policy admits different pods.", Warning},
 		{labelTypo, "a label that is nearly one in use", "Nothing has the label that a selector wants, but something has one that differs by a letter or two.", Error},

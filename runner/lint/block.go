@@ -50,7 +50,38 @@ func (c *checker) block(r *rule, i int) {
 				fmt.Sprintf("add the except to %s[%d], too", r.list, k))
 		}
 	}
+	if slices.ContainsFunc(excepts, func(e netip.Prefix) bool { return within(cidr, e) }) {
+		return // told: the API server refuses it
+	}
+	if takenOut(cidr, excepts) {
+		c.addAs(Error, r.policy, peerNothing, at+".except", fmt.Sprintf("the excepts together take out all of cidr %s: the peer matches nothing", cidr), "remove the peer, or the except that should not be there")
+		return
+	}
 	c.coversPods(r, at, cidr, excepts)
+}
+
+// takenOut tells whether the excepts together cover all of p. Each half that one of them reaches into is held against them again, so that it takes at
+// most as many steps as the excepts have bits.
+func takenOut(p netip.Prefix, excepts []netip.Prefix) bool {
+	reaching := slices.DeleteFunc(slices.Clone(excepts), func(e netip.Prefix) bool { return !e.IsValid() || !e.Overlaps(p) })
+	switch {
+	case len(reaching) == 0:
+		return false
+	case slices.ContainsFunc(reaching, func(e netip.Prefix) bool { return within(p, e) }):
+		return true
+	}
+	// An except reaches into p and does not cover it, so p is no single address.
+	low, high := halves(p)
+	return takenOut(low, reaching) && takenOut(high, reaching)
+}
+
+// halves are the two prefixes that make up p, which is no single address.
+func halves(p netip.Prefix) (low, high netip.Prefix) {
+	const bitsInByte = 8
+	bytes := p.Addr().AsSlice()
+	bytes[p.Bits()/bitsInByte] |= 1 << (bitsInByte - 1 - p.Bits()%bitsInByte)
+	second, _ := netip.AddrFromSlice(bytes) // as long as the address it came from
+	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(second, p.Bits()+1)
 }
 
 // readmits is the index of another ipBlock of the rule that admits all of e; -1 when none does.

@@ -122,14 +122,41 @@ func (c *checker) add(p *manifest.Policy, rule, field, message, hint string) {
 }
 
 func (c *checker) addAs(s Severity, p *manifest.Policy, rule, field, message, hint string) {
-	for id := range strings.SplitSeq(p.Spec.Annotations[IgnoreAnnotation], ",") {
-		if strings.TrimSpace(id) == rule {
-			return
-		}
+	if slices.Contains(exemptions(p.Spec.Annotations), rule) {
+		return
 	}
 	c.findings = append(c.findings, Finding{
 		Rule: rule, Severity: s, Place: p.Place(field), Subject: "policy " + p.Name(), Field: field, Message: message, Hint: hint,
 	})
+}
+
+// exemptions are the rules that the annotation names.
+func exemptions(annotations map[string]string) []string {
+	var out []string
+	for id := range strings.SplitSeq(annotations[IgnoreAnnotation], ",") {
+		if id = strings.TrimSpace(id); id != "" {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// unknownExemptions calls found with what the annotation names that is no rule.
+func unknownExemptions(annotations map[string]string, found func(field, message, hint string)) {
+	var known []string
+	for _, r := range Rules() {
+		known = append(known, r.ID)
+	}
+	for _, id := range exemptions(annotations) {
+		if slices.Contains(known, id) {
+			continue
+		}
+		hint := "gapproof lint --rules"
+		if near := nearest(id, known); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		found("metadata.annotations."+IgnoreAnnotation, fmt.Sprintf("there is no rule %q: the policy is exempt from nothing by it", id), hint)
+	}
 }
 
 // knowsPods tells whether it means anything that a selector matches no pod.
@@ -181,6 +208,7 @@ func isolates(p *manifest.Policy, d direction) bool {
 }
 
 func (c *checker) policy(p *manifest.Policy) {
+	unknownExemptions(p.Spec.Annotations, func(field, message, hint string) { c.add(p, ignoreUnknown, field, message, hint) })
 	c.types(p)
 	c.selection(p)
 	rules := rulesOf(p)
@@ -368,11 +396,12 @@ func (c *checker) union(r *rule, i int) (explained int) {
 		either := slices.Concat(there, here)
 		slices.Sort(either)
 		either = slices.Compact(either)
-		if len(either) == len(both) {
-			return -1 // the union is no wider than the intersection
-		}
-		if len(here) == 0 && len(both) > 0 {
+		switch {
+		case len(here) == 0 && len(both) > 0: // even where no other pod is in those namespaces yet
 			severity, explained = Error, podsAt
+			message += fmt.Sprintf("; the pods %s are there and not in %s", text(pods.PodSelector), r.policy.Spec.Namespace)
+		case len(either) == len(both):
+			return -1 // the union is no wider than the intersection
 		}
 		message += fmt.Sprintf(" (pods that match: %d; with both selectors in one item: %d)", len(either), len(both))
 	}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	npav1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
@@ -41,10 +40,8 @@ func clusterRules(p *manifest.ClusterPolicy) [2][]clusterRule {
 }
 
 func (c *checker) addCluster(p *manifest.ClusterPolicy, rule, field, message, hint string) {
-	for id := range strings.SplitSeq(p.Spec.Annotations[IgnoreAnnotation], ",") {
-		if strings.TrimSpace(id) == rule {
-			return
-		}
+	if slices.Contains(exemptions(p.Spec.Annotations), rule) {
+		return
 	}
 	c.findings = append(c.findings, Finding{
 		Rule: rule, Severity: severityOf(rule), Place: p.Place(field), Subject: clusterSubject + p.Spec.Name, Field: field, Message: message, Hint: hint,
@@ -56,6 +53,7 @@ func (c *checker) clusterPolicies() {
 	subjects := make([][]int, len(c.set.Cluster))
 	for i := range c.set.Cluster {
 		p := &c.set.Cluster[i]
+		unknownExemptions(p.Spec.Annotations, func(field, message, hint string) { c.addCluster(p, ignoreUnknown, field, message, hint) })
 		subject := p.Spec.Spec.Subject
 		subjects[i] = c.selected(subject.Namespaces, subject.Pods)
 		if c.knowsPods() && len(subjects[i]) == 0 {

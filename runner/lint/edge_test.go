@@ -3,7 +3,11 @@ package lint_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/gapproof/gapproof/runner/lint"
 )
@@ -90,7 +94,10 @@ spec: {template: {metadata: {labels: {app: db}}, spec: {containers: [{name: c, p
 			"{podSelector: {}, policyTypes: [Egress]}", "no-default-deny-ingress", true,
 		},
 		"a union that is no wider than both together": {
-			"{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}, {podSelector: {matchLabels: {k8s-app: kube-dns}}}]}]}", "selector-union", false,
+			"{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}, {podSelector: {matchExpressions: [{key: app, operator: Exists}]}}]}]}", "selector-union", false,
+		},
+		"a union whose pods are all in the other namespace": {
+			"{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}, {podSelector: {matchLabels: {k8s-app: kube-dns}}}]}]}", "selector-union", true,
 		},
 		"an empty podSelector beside a namespace means the own one": {
 			"{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}, {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]}]}", "selector-union", false,
@@ -100,6 +107,69 @@ spec: {template: {metadata: {labels: {app: db}}, spec: {containers: [{name: c, p
 			found := check(t, parse(t, "p.yaml", head+"spec: "+tc.spec+"\n"+workloads), lint.Options{})
 			if got := slices.Contains(ids(found), tc.rule); got != tc.report {
 				t.Errorf("%s reported: want %t, got %t: %v", tc.rule, tc.report, got, ids(found))
+			}
+		})
+	}
+}
+
+func TestAPeerOfTwoItemsIsToldEvenWhereNoOtherPodIsThere(t *testing.T) {
+	content := `apiVersion: v1
+kind: Namespace
+metadata: {name: b, labels: {team: b}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: c, labels: {team: c}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: mon, namespace: b}
+spec: {template: {metadata: {labels: {app: mon}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: c}
+spec: {template: {metadata: {labels: {app: web}}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: c}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from:
+    - namespaceSelector: {matchLabels: {team: b}}
+    - podSelector: {matchLabels: {app: mon}}
+`
+	var got []lint.Finding
+	for _, f := range check(t, parse(t, "p.yaml", content), lint.Options{}) {
+		if f.Rule == "selector-union" || f.Rule == "peer-matches-nothing" {
+			got = append(got, f)
+		}
+	}
+	if len(got) != 1 || got[0].Rule != "selector-union" || got[0].Severity != lint.Error || !strings.Contains(got[0].Message, "the pods app=mon are there and not in c") {
+		t.Errorf("want one error of selector-union that says where the pods are, got %+v", got)
+	}
+}
+
+func TestExceptsThatTogetherTakeOutTheWholeBlockAreTold(t *testing.T) {
+	for name, tc := range map[string]struct {
+		block string
+		want  []string // the rules, of ipBlocks and peers
+	}{
+		"both halves":               {`{cidr: 10.0.0.0/8, except: [10.128.0.0/9, 10.0.0.0/9]}`, []string{"peer-matches-nothing"}},
+		"a half and two quarters":   {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10, 10.192.0.0/10]}`, []string{"peer-matches-nothing"}},
+		"all of IPv6":               {`{cidr: "::/0", except: ["::/1", "8000::/1"]}`, []string{"peer-matches-nothing"}},
+		"two addresses of two":      {`{cidr: 192.0.2.0/31, except: [192.0.2.0/32, 192.0.2.1/32]}`, []string{"peer-matches-nothing"}},
+		"all but a quarter":         {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10]}`, nil},
+		"halves of another block":   {`{cidr: 10.0.0.0/8, except: [11.0.0.0/9, 11.128.0.0/9]}`, []string{"except-useless"}},
+		"the whole, which is error": {`{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}`, []string{"except-useless"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			content := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{ipBlock: " + tc.block + "}]}]}\n"
+			found := check(t, parse(t, "p.yaml", content), lint.Options{})
+			if diff := cmp.Diff(tc.want, ids(found), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("rules (-want +got):\n%s", diff)
 			}
 		})
 	}

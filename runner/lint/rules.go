@@ -18,6 +18,7 @@ const (
 	emptyList            = "empty-list"
 	exceptUseless        = "except-useless"
 	halfOpen             = "half-open"
+	ignoreUnknown        = "ignore-unknown"
 	ignoredRules         = "ignored-rules"
 	ipBlockPods          = "ipblock-covers-pods"
 	labelTypo            = "label-typo"
@@ -44,13 +45,14 @@ func Rules() []Rule {
 		{emptyList, "an empty list admits everything", "An empty from, to or ports means the same as a missing one: everything matches. It reads like the opposite.", Error},
 		{exceptUseless, "an except without effect", "An except takes addresses out of its own cidr alone. One that lies outside of it, is covered by another, or is admitted again by the next peer changes nothing.", Error},
 		{halfOpen, "a connection that only one end admits", "A connection needs egress at its source and ingress at its destination. A rule whose every connection is refused at the other end admits nothing.", Warning},
+		{ignoreUnknown, "an exemption from a rule that there is not", "A policy is exempt from the rules that its annotation " + IgnoreAnnotation + " names. A name that no rule has exempts it from nothing.", Error},
 		{ignoredRules, "rules that policyTypes leaves out", "Rules of a direction that policyTypes does not name are ignored, and an empty egress without policyTypes isolates nothing.", Error},
 		{ipBlockPods, "an ipBlock covers pod addresses", "ipBlock is meant for addresses outside of the cluster. Some CNIs match pods by it and some never do, so the same policy admits different pods.", Warning},
 		{labelTypo, "a label that is nearly one in use", "Nothing has the label that a selector wants, but something has one that differs by a letter or two.", Error},
 		{namespaceMissing, "a policy in a namespace that is not there", "A policy acts on the pods of its own namespace alone.", Error},
 		{noDenyEgress, "a namespace without default deny for egress", "Pods that no policy isolates for egress may connect to everything. A policy with an empty podSelector isolates every pod, those of tomorrow included.", Warning},
 		{noDenyIngress, "a namespace without default deny for ingress", "Pods that no policy isolates for ingress accept connections from everywhere. A policy with an empty podSelector isolates every pod, those of tomorrow included.", Warning},
-		{peerNothing, "a peer that matches nothing", "A peer whose selectors match no pod admits nobody.", Warning},
+		{peerNothing, "a peer that matches nothing", "A peer whose selectors match no pod, or whose excepts take out all of its cidr, admits nobody.", Warning},
 		{policyShadowed, "a policy beside one that admits everything", "Policies add up. Where another policy admits everything to the same pods, neither the rules of this one nor its denial have an effect.", Warning},
 		{portName, "a named port that nobody has", "A named port means the number that the destination pod gives it. Where no pod has the name, nothing is admitted.", Error},
 		{portSilent, "a port that nobody listens on", "Policies see the pod's port, behind a Service's translation. A rule for a port that no destination declares admits nothing that works.", Warning},

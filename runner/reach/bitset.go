@@ -26,6 +26,7 @@ func fullBitset(n int) bitset {
 }
 
 func (b bitset) add(i int)      { b[i/wordBits] |= 1 << (i % wordBits) }
+func (b bitset) remove(i int)   { b[i/wordBits] &^= 1 << (i % wordBits) }
 func (b bitset) has(i int) bool { return b[i/wordBits]&(1<<(i%wordBits)) != 0 }
 
 // and is the intersection, in a set of its own.

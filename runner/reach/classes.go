@@ -9,7 +9,7 @@ import (
 )
 
 // Classes are the pods, and the destination ports, that the policies cannot tell apart. For two pods of different names, the verdict only
-// depends on the source's class, the destination's class and the port's class; from a hostNetwork source, on whether both are on
+// depends on the source's class, the destination's class, the port's class and the address family; from a hostNetwork source, on whether both are on
 // one node, too.
 type Classes struct {
 	Pods  []PodClass
@@ -18,7 +18,7 @@ type Classes struct {
 }
 
 // PodClass are pods that no policy and no port tells apart: every selector and address block of every policy matches all or none of them,
-// in each address family, and they have the same container ports.
+// in each address family, and they have addresses of the same families and the same container ports.
 type PodClass struct {
 	// Members are indexes into World.Pods, ascending.
 	Members []int
@@ -116,7 +116,8 @@ func (e *Engine) tellingApart() []bitset {
 			ports[p].add(i)
 		}
 	}
-	sets := []bitset{host}
+	families := e.having()
+	sets := append([]bitset{host}, families[:]...)
 	for _, p := range order {
 		sets = append(sets, ports[p])
 	}

@@ -45,6 +45,8 @@ type clusterPeer struct {
 	// nodes are the addresses of the nodes a nodes peer selects; nil for domainNames, which match no address the engine could know.
 	nodes   map[netip.Addr]struct{}
 	domains bool
+	// wants says of which nodes.
+	wants string
 }
 
 func (c *compiler) clusterPolicies(policies []ClusterPolicy) {
@@ -278,7 +280,7 @@ func (c *compiler) networkPeer(name, field string, cidr npav1alpha2.CIDR) peer {
 
 func (c *compiler) nodesPeer(name, field string, s metav1.LabelSelector) peer {
 	selector := c.clusterSelector(name, field, s)
-	out := peer{field: field, cluster: &clusterPeer{byAddress: true, nodes: map[netip.Addr]struct{}{}, matched: selects("nodes", "node", selector)}}
+	out := peer{field: field, cluster: &clusterPeer{byAddress: true, nodes: map[netip.Addr]struct{}{}, matched: selects("nodes", "node", selector), wants: "a node " + selector.String()}}
 	for _, n := range c.nodes {
 		if !selector.matches(n.Labels) {
 			continue
@@ -312,6 +314,7 @@ func (e *Engine) tier(t tier, d direction, subject, other end, f flow, notes *no
 			side.Verdict, side.Allowing = Allow, ref
 		case deny:
 			side.Verdict, side.Denying = Deny, ref
+			side.Nearest = e.nearestBefore(t, d, subject, other, f, p.ref(r.field, ""))
 		case pass:
 			side.Passing = append(side.Passing, *ref)
 			return false
@@ -319,6 +322,16 @@ func (e *Engine) tier(t tier, d direction, subject, other end, f flow, notes *no
 		return true
 	}
 	return false
+}
+
+// nearestBefore is the nearest of the rules that were asked before a rule denied: those of the tiers up to it.
+func (e *Engine) nearestBefore(t tier, d direction, subject, other end, f flow, denying Ref) *Ref {
+	asked := []before{{e.cluster[adminTier], Ref{}}}
+	if t == baselineTier {
+		asked = append(asked, before{policies: e.cluster[baselineTier]})
+	}
+	asked[len(asked)-1].denying = denying
+	return e.nearest(d, subject, nil, asked, other, f)
 }
 
 // clusterRule is the policy's first rule that matches the flow; nil when none does or the policy does not select the subject.

@@ -200,6 +200,86 @@ func TestTraceNamesTheTiersThatHadASay(t *testing.T) {
 	}
 }
 
+func TestTheNearestRuleMayBeOfAClusterNetworkPolicy(t *testing.T) {
+	accept := func(peer string) string {
+		return `{tier: Admin, priority: 1, ` + subjectX + `, egress: [{action: Accept, to: [` + peer + `], protocols: [{tcp: {destinationPort: {number: 80}}}]}]}`
+	}
+	const denyX = `{tier: Admin, priority: 5, ` + subjectX + `, egress: [{action: Deny, to: [{namespaces: {}}, {networks: [0.0.0.0/0]}]}]}`
+	for name, tc := range map[string]struct {
+		policy  string // of namespace x; or none
+		cluster []string
+		query   string
+		field   string // after the policy's name
+		reason  string // empty: there is none
+	}{
+		"a label of the pod, beside a default deny": {
+			isolateX, []string{accept(`{pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: bb}}}}`)}, "x/a > y/b TCP/80",
+			"a spec.egress[0].to[0].pods.podSelector", "namespaceSelector matches, podSelector wants pod=bb, pod has pod=b; protocols[0] TCP/80 matches",
+		},
+		"a label of the namespace": {
+			isolateX, []string{accept(`{namespaces: {matchLabels: {ns: yy, env: prod}}}`)}, "x/a > y/b TCP/80",
+			"a spec.egress[0].to[0].namespaces", "namespaces wants env=prod and ns=yy, namespace has no env and ns=y; protocols[0] TCP/80 matches",
+		},
+		"the port": {
+			isolateX, []string{accept(`{namespaces: {}}`)}, "x/a > y/b TCP/81",
+			"a spec.egress[0].protocols", "namespaces {} matches every namespace; protocols wants TCP/80, the connection goes to TCP/81",
+		},
+		"a network": {
+			isolateX, []string{accept(`{networks: [192.0.2.0/24]}`)}, "x/a > 198.51.100.1 TCP/80",
+			"a spec.egress[0].to[0].networks[0]", "network 192.0.2.0/24 does not cover 198.51.100.1; protocols[0] TCP/80 matches",
+		},
+		"a node": {
+			isolateX, []string{accept(`{nodes: {matchLabels: {role: edge}}}`)}, "x/a > 172.18.0.9 TCP/80",
+			"a spec.egress[0].to[0].nodes", "nodes wants an address of a node role=edge, 172.18.0.9 is none; protocols[0] TCP/80 matches",
+		},
+		"a name": {
+			isolateX, []string{accept(`{domainNames: [example.org]}`)}, "x/a > 172.18.0.9 TCP/80",
+			"a spec.egress[0].to[0].domainNames", "domainNames are not resolved here; protocols[0] TCP/80 matches",
+		},
+		"a NetworkPolicy's rule that is as near": {
+			`{spec: {policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {pod: bb}}}], ports: [{port: 80}]}]}}`,
+			[]string{accept(`{pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: bb}}}}`)}, "x/a > y/b TCP/80",
+			"x/np spec.egress[0].to[0].podSelector", "namespaceSelector matches, podSelector wants pod=bb, pod has pod=b; ports[0] TCP/80 matches",
+		},
+		"before a rule that denies": {
+			"", []string{accept(`{pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: bb}}}}`), denyX}, "x/a > y/b TCP/80",
+			"a spec.egress[0].to[0].pods.podSelector", "namespaceSelector matches, podSelector wants pod=bb, pod has pod=b; protocols[0] TCP/80 matches",
+		},
+		"behind a rule that denies": {
+			"", []string{denyX, strings.Replace(accept(`{namespaces: {matchLabels: {ns: yy}}}`), "priority: 1", "priority: 9", 1)}, "x/a > y/b TCP/80", "", "",
+		},
+		"in front of a denial of the Baseline tier": {
+			"", []string{strings.Replace(denyX, "Admin", "Baseline", 1), accept(`{namespaces: {matchLabels: {ns: yy}}}`)}, "x/a > y/b TCP/80",
+			"b spec.egress[0].to[0].namespaces", "namespaces wants ns=yy, namespace has ns=y; protocols[0] TCP/80 matches",
+		},
+		"of another subject": {
+			isolateX, []string{strings.Replace(accept(`{namespaces: {matchLabels: {ns: yy}}}`), "ns: x", "ns: z", 1)}, "x/a > y/b TCP/80", "", "",
+		},
+		"one that denies": {
+			isolateX, []string{strings.Replace(accept(`{namespaces: {matchLabels: {ns: yy}}}`), "Accept", "Deny", 1)}, "x/a > y/b TCP/80", "", "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var policies []Policy
+			if tc.policy != "" {
+				policies = append(policies, mustPolicy(t, tc.policy))
+			}
+			var cluster []ClusterPolicy
+			for i, spec := range tc.cluster {
+				cluster = append(cluster, mustClusterPolicy(t, string(rune('a'+i)), spec))
+			}
+			side := mustDecide(t, mustCompile(t, threeNodes(), policies, cluster...), parseQuery(t, tc.query)).Egress
+			var got, reason string
+			if side.Nearest != nil {
+				got, reason = side.Nearest.Policy+" "+side.Nearest.Field, side.Nearest.Reason
+			}
+			if side.Verdict != Deny || got != tc.field || reason != tc.reason {
+				t.Errorf("want deny, nearest %q: %q, got %s", tc.field, tc.reason, asYAML(t, side))
+			}
+		})
+	}
+}
+
 func TestEqualPrioritiesThatDisagreeAreNoted(t *testing.T) {
 	accept := `{tier: Admin, priority: 5, ` + subjectX + `, ingress: [{action: Accept, ` + fromAll + `}]}`
 	deny := strings.Replace(accept, "Accept", "Deny", 1)

@@ -103,7 +103,7 @@ func (e *Engine) side(d direction, subject, other end, f flow, notes *noteSet) S
 			return side
 		}
 	}
-	side.Nearest = e.nearest(d, policies, other, f)
+	side.Nearest = e.nearest(d, subject, policies, []before{{policies: e.cluster[adminTier]}}, other, f)
 	return side
 }
 

@@ -204,6 +204,11 @@ func TestTraceNamesPolicyFieldAndReason(t *testing.T) {
 			"namespaceSelector matches, podSelector wants pod=bb, pod has pod=b; ports is missing: every port matches",
 		},
 		{
+			"every label that was missed", `{spec: {podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: bb, tier: web}, matchExpressions: [{key: pod, operator: Exists}, {key: pod, operator: NotIn, values: [b]}]}}]}]}}`, "x/b > x/a TCP/80", "ingress",
+			Deny, "podSelector pod=a matches the pod", "spec.ingress[0].from[0].podSelector",
+			"podSelector wants pod=bb and tier=web and pod notin (b), pod has pod=b and no tier; ports is missing: every port matches",
+		},
+		{
 			"the namespace label that is not there", `{spec: {ingress: [{from: [{namespaceSelector: {matchLabels: {team: pay}}}]}]}}`, "y/b > x/a TCP/80", "ingress",
 			Deny, "podSelector {} selects every pod of namespace x", "spec.ingress[0].from[0].namespaceSelector",
 			"namespaceSelector wants team=pay, namespace has no team; ports is missing: every port matches",

@@ -3,10 +3,6 @@ package reach
 import (
 	"fmt"
 	"iter"
-	"net/netip"
-	"slices"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // Placement says where the two ends of a probe are.
@@ -37,10 +33,10 @@ const (
 	UnknownPurpose Purpose = iota
 	// ForClasses: the witness of one source class, destination class, port class and placement.
 	ForClasses
-	// ForPortBoundary: a port at the end of a rule's range, or right beside it.
+	// ForPortBoundary: a port at the end of a rule's range, or right beside it. An end that is an address may be where nothing answers;
+	// whoever runs the probe must put something there.
 	ForPortBoundary
-	// ForBlockEdge: an address at the end of a block or of its except, or right beside it. The other end of the probe may be where nothing
-	// answers; whoever runs it must put something there.
+	// ForBlockEdge: an address at the end of a block or of its except, or right beside it; the same holds for it.
 	ForBlockEdge
 )
 
@@ -56,58 +52,61 @@ func (p Purpose) String() string {
 
 // Probe is one connection worth trying.
 type Probe struct {
+	// Query names of each end the address that the connection goes by.
 	Query     Query
 	Placement Placement
 	Purpose   Purpose
+	// Family is that of the addresses; FirstAddress where an end is a pod without any, of which no address is named.
+	Family Family
+}
+
+// Uncovered is a part of a policy that no probe is about, and why.
+type Uncovered struct {
+	// Policy is "namespace/name", of a ClusterNetworkPolicy "name".
+	Policy string `json:"policy"`
+	// Field is the item of ports or the peer, such as "spec.ingress[0].ports[1]".
+	Field  string `json:"field"`
+	Reason string `json:"reason"`
 }
 
 // Coverage states what a set of probes covers.
 type Coverage struct {
 	PodClasses  int `json:"podClasses"`
 	PortClasses int `json:"portClasses"`
-	// Combinations are source class × destination class × port class, as far as two different pods are in them.
+	// Combinations are source class × destination class × port class × address family, as far as two different pods with addresses of that family
+	// are in them. Pods without an address count as of one family.
 	Combinations int `json:"combinations"`
 	// SameNode and CrossNode are the combinations with a witness on one node and on two. They fall short of Combinations where no pods are
 	// placed so; Unplaced are those with neither, whose witnesses have no node.
 	SameNode  int `json:"sameNode"`
 	CrossNode int `json:"crossNode"`
 	Unplaced  int `json:"unplaced"`
-	// Boundaries and Edges are the probes at the ends of port ranges and of address blocks.
+	// Boundaries and Edges are the probes at the ends of port ranges and of address blocks, as far as they are no witness already.
 	Boundaries int `json:"boundaries"`
 	Edges      int `json:"edges"`
-	// Probes is the size of the set; Stands the number of connections (ordered pairs of pods × ports of three protocols) it stands for.
+	// Probes is the size of the set; Stands the number of connections (ordered pairs of pods × address families that both have × ports of three
+	// protocols) it stands for.
 	Probes int   `json:"probes"`
 	Stands int64 `json:"stands"`
+	// Uncovered are the ends of ports and of address blocks that could not be probed, or not all of them, in the order of the policies.
+	Uncovered []Uncovered `json:"uncovered,omitempty"`
 }
 
-// MinimalProbes chooses the connections that are enough to try: of every (source class, destination class, port class) one on the same node
-// and one across nodes, then the ends of port ranges and of address blocks, each connection once. By the engine every connection between
-// two pods has the verdict of its classes' witness, so what these probes show holds for all unless the CNI tells apart what the policies do not.
+// MinimalProbes chooses the connections that are enough to try: of every (source class, destination class, port class, address family) one on the
+// same node and one across nodes, then the ends of port ranges and of address blocks, each connection once. By the engine every connection
+// between two pods has the verdict of its classes' witness in its family, so what these probes show holds for all unless the CNI tells apart what the
+// policies do not.
 //
 // Witnesses are the first pods that fit, on a port the destination has if its class has one; the sequence is the same every time.
+// What of the policies' own ends has no probe is in [Coverage].
 func (e *Engine) MinimalProbes() iter.Seq[Probe] {
-	return func(yield func(Probe) bool) {
-		c := chooser{engine: e, classes: e.Classes(), seen: map[Query]struct{}{}, yield: yield}
-		_ = c.combinations() && c.boundaries() && c.edges()
-	}
+	return func(yield func(Probe) bool) { newChooser(e, yield).all() }
 }
 
 // Coverage says what MinimalProbes covers. It walks the whole set.
 func (e *Engine) Coverage() Coverage {
-	classes := e.Classes()
-	out := Coverage{PodClasses: len(classes.Pods), PortClasses: len(classes.Ports)}
-	pairs := 0
-	for i, a := range classes.Pods {
-		for j, b := range classes.Pods {
-			if i != j || len(a.Members) > 1 && len(b.Members) > 1 {
-				pairs++
-			}
-		}
-	}
-	out.Combinations = pairs * len(classes.Ports)
-	n := int64(len(e.pods))
-	out.Stands = n * (n - 1) * lastPort * int64(len(protocols()))
-	for p := range e.MinimalProbes() {
+	var out Coverage
+	c := newChooser(e, func(p Probe) bool {
 		out.Probes++
 		switch {
 		case p.Purpose == ForPortBoundary:
@@ -121,6 +120,23 @@ func (e *Engine) Coverage() Coverage {
 		default:
 			out.Unplaced++
 		}
+		return true
+	})
+	c.all()
+	out.PodClasses, out.PortClasses, out.Uncovered = len(c.classes.Pods), len(c.classes.Ports), c.uncovered
+	for i, a := range c.classes.Pods {
+		for j, b := range c.classes.Pods {
+			source, destination, pairs := a.Members[0], b.Members[0], len(a.Members)*len(b.Members)
+			if i == j {
+				if len(a.Members) == 1 {
+					continue
+				}
+				destination, pairs = a.Members[1], len(a.Members)*(len(a.Members)-1)
+			}
+			families := len(e.families(source, destination))
+			out.Combinations += families * len(c.classes.Ports)
+			out.Stands += int64(pairs) * int64(families) * lastPort * int64(len(protocols()))
+		}
 	}
 	return out
 }
@@ -129,20 +145,70 @@ func (e *Engine) Coverage() Coverage {
 type chooser struct {
 	engine  *Engine
 	classes *Classes
-	seen    map[Query]struct{}
-	yield   func(Probe) bool
+	// having are the pods with an address of the family; of FirstAddress, those without any.
+	having    [IPv6 + 1]bitset
+	seen      map[Query]struct{}
+	uncovered []Uncovered
+	yield     func(Probe) bool
 }
 
-func (c *chooser) give(q Query, at Placement, why Purpose) bool {
+func newChooser(e *Engine, yield func(Probe) bool) *chooser {
+	c := &chooser{engine: e, classes: e.Classes(), seen: map[Query]struct{}{}, yield: yield}
+	c.having = e.having()
+	return c
+}
+
+func (c *chooser) all() { _ = c.combinations() && c.boundaries() && c.edges() }
+
+func (c *chooser) give(q Query, at Placement, why Purpose, f Family) bool {
 	if _, twice := c.seen[q]; twice {
 		return true
 	}
 	c.seen[q] = struct{}{}
-	return c.yield(Probe{q, at, why})
+	return c.yield(Probe{q, at, why, f})
 }
 
-func (c *chooser) endpoint(i int) Endpoint {
-	return Endpoint{Namespace: c.engine.pods[i].Namespace, Pod: c.engine.pods[i].Name}
+func (c *chooser) endpoint(i int, f Family) Endpoint {
+	p := &c.engine.pods[i]
+	out := Endpoint{Namespace: p.Namespace, Pod: p.Name}
+	if f != FirstAddress {
+		out.Addr = p.address(f)
+	}
+	return out
+}
+
+// having are, by family, the pods with an address of it; of FirstAddress, those without any.
+func (e *Engine) having() [IPv6 + 1]bitset {
+	var out [IPv6 + 1]bitset
+	for f := range out {
+		out[f] = newBitset(len(e.pods))
+	}
+	for i := range e.pods {
+		if !e.pods[i].addr.IsValid() {
+			out[FirstAddress].add(i)
+		}
+		for _, f := range []Family{IPv4, IPv6} {
+			if e.pods[i].address(f).IsValid() {
+				out[f].add(i)
+			}
+		}
+	}
+	return out
+}
+
+// families are those that a connection between two pods can go by: those of which both have an address, none when they have addresses of different
+// ones. Of a pod without an address no family is known; FirstAddress stands for it.
+func (e *Engine) families(a, b int) []Family {
+	if !e.pods[a].addr.IsValid() || !e.pods[b].addr.IsValid() {
+		return []Family{FirstAddress}
+	}
+	var out []Family
+	for _, f := range []Family{IPv4, IPv6} {
+		if e.pods[a].address(f).IsValid() && e.pods[b].address(f).IsValid() {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // combinations gives the witnesses of the classes.
@@ -156,9 +222,11 @@ func (c *chooser) combinations() bool {
 			for _, w := range witnesses(&placed[i], &placed[j]) {
 				for k := range c.classes.Ports {
 					port := c.port(&c.classes.Ports[k], w.destination)
-					q := Query{Source: c.endpoint(w.source), Destination: c.endpoint(w.destination), Protocol: c.classes.Ports[k].Protocol, Port: port}
-					if !c.give(q, w.placement, ForClasses) {
-						return false
+					for _, f := range c.engine.families(w.source, w.destination) {
+						q := Query{Source: c.endpoint(w.source, f), Destination: c.endpoint(w.destination, f), Protocol: c.classes.Ports[k].Protocol, Port: port}
+						if !c.give(q, w.placement, ForClasses, f) {
+							return false
+						}
 					}
 				}
 			}
@@ -243,56 +311,6 @@ func firstPair(a, b *placed, fit func(m, n string) bool) (witness, bool) {
 	return witness{}, false
 }
 
-// boundaries gives, for every rule with numbered ports, the ends of each range and the ports beside them, between one pair that the rule is about.
-func (c *chooser) boundaries() bool {
-	more := true
-	c.engine.eachRule(func(p *compiledPolicy, d direction, r *rule) {
-		source, destination, ok := c.pairOf(p, d, r)
-		if !ok {
-			return
-		}
-		at := c.engine.placement(source, destination)
-		for _, m := range r.ports {
-			if m.name != "" {
-				continue
-			}
-			for _, port := range []int{int(m.first) - 1, int(m.first), int(m.last), int(m.last) + 1} {
-				if port < 1 || port > lastPort || !more {
-					continue
-				}
-				more = c.give(Query{Source: c.endpoint(source), Destination: c.endpoint(destination), Protocol: m.protocol, Port: uint16(port)}, at, ForPortBoundary)
-			}
-		}
-	})
-	return more
-}
-
-// pairOf is the first pair of pods, one selected by the policy and the other by the rule's peers.
-func (c *chooser) pairOf(p *compiledPolicy, d direction, r *rule) (source, destination int, ok bool) {
-	peers := fullBitset(len(c.engine.pods))
-	if len(r.peers) > 0 {
-		clear(peers)
-		for i := range r.peers {
-			peers.or(r.peers[i].pods)
-		}
-	}
-	subject := p.isolated[d].first()
-	if subject < 0 {
-		return 0, 0, false
-	}
-	other := peers.firstBeside(subject)
-	if other < 0 { // the peers may be that one pod; then another subject might do
-		other, subject = subject, p.isolated[d].firstBeside(subject)
-		if subject < 0 || !peers.has(other) {
-			return 0, 0, false
-		}
-	}
-	if d == egress {
-		return subject, other, true
-	}
-	return other, subject, true
-}
-
 func (e *Engine) placement(a, b int) Placement {
 	switch m, n := e.pods[a].Node, e.pods[b].Node; {
 	case m == "" || n == "":
@@ -302,62 +320,4 @@ func (e *Engine) placement(a, b int) Placement {
 	default:
 		return CrossNode
 	}
-}
-
-// edges gives, for every address block, the addresses at its ends and beside them, and those of its excepts, with the first pod that the
-// policy selects, over a port that the rule admits.
-func (c *chooser) edges() bool {
-	more := true
-	c.engine.eachRule(func(p *compiledPolicy, d direction, r *rule) {
-		if p.isolated[d].empty() {
-			return
-		}
-		subject := c.endpoint(p.isolated[d].first())
-		protocol, port := corev1.ProtocolTCP, uint16(1)
-		if i := slices.IndexFunc(r.ports, func(m portMatch) bool { return m.name == "" }); i >= 0 {
-			protocol, port = r.ports[i].protocol, r.ports[i].first
-		}
-		for i := range r.peers {
-			b := r.peers[i].block
-			if b == nil {
-				continue
-			}
-			for _, prefix := range append([]netip.Prefix{b.cidr}, b.except...) {
-				for _, a := range edgesOf(prefix) {
-					q := Query{Source: subject, Destination: Endpoint{Addr: a}, Protocol: protocol, Port: port}
-					if d == ingress {
-						q.Source, q.Destination = q.Destination, q.Source
-					}
-					if more {
-						more = c.give(q, UnknownPlacement, ForBlockEdge)
-					}
-				}
-			}
-		}
-	})
-	return more
-}
-
-// edgesOf are the first and the last address of the block and their neighbours outside of it, as far as there are. No address twice.
-func edgesOf(p netip.Prefix) []netip.Addr {
-	first := p.Masked().Addr()
-	last := lastOf(p)
-	var out []netip.Addr
-	for _, a := range []netip.Addr{first.Prev(), first, last, last.Next()} {
-		if a.IsValid() && !a.IsUnspecified() && !slices.Contains(out, a) {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
-// lastOf is the address of the block with all host bits set.
-func lastOf(p netip.Prefix) netip.Addr {
-	const bitsInByte = 8
-	bytes := p.Masked().Addr().AsSlice()
-	for bit := p.Bits(); bit < len(bytes)*bitsInByte; bit++ {
-		bytes[bit/bitsInByte] |= 1 << (bitsInByte - 1 - bit%bitsInByte)
-	}
-	last, _ := netip.AddrFromSlice(bytes) // as long as the address it came from
-	return last
 }

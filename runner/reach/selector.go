@@ -107,25 +107,24 @@ func (s selector) String() string {
 	return strings.Join(parts, ",")
 }
 
-// lack says what the labels of who (such as "pod" or "namespace") miss, and which share of the requirements they meet.
+// lack says what the labels of who (such as "pod" or "namespace") miss, every requirement of it, and which share of the requirements they meet.
 func (s selector) lack(who string, labels map[string]string) (reason string, met closeness) {
-	ok := 0
-	for _, r := range s {
-		if r.matches(labels) {
-			ok++
-			continue
-		}
-		if reason != "" {
-			continue
-		}
-		if value, present := labels[r.key]; present {
-			reason = fmt.Sprintf("wants %s, %s has %s=%s", r, who, r.key, value)
-		} else {
-			reason = fmt.Sprintf("wants %s, %s has no %s", r, who, r.key)
-		}
-	}
 	if len(s) == 0 {
 		return "", 1
 	}
-	return reason, closeness(ok) / closeness(len(s))
+	var wants, has []string
+	for _, r := range s {
+		if r.matches(labels) {
+			continue
+		}
+		wants = append(wants, r.String())
+		have := "no " + r.key
+		if value, present := labels[r.key]; present {
+			have = r.key + "=" + value
+		}
+		if !slices.Contains(has, have) { // two requirements may be about one key
+			has = append(has, have)
+		}
+	}
+	return fmt.Sprintf("wants %s, %s has %s", strings.Join(wants, " and "), who, strings.Join(has, " and ")), closeness(len(s)-len(wants)) / closeness(len(s))
 }

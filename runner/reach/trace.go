@@ -100,39 +100,78 @@ const (
 	partCloseness closeness = 0.9
 )
 
-// nearest is the rule that matched most and what it lacked; of equals the first. Nil when there is no rule.
-func (e *Engine) nearest(d direction, policies []*policy, other end, f flow) *Ref {
-	var best *Ref
-	var bestScore closeness = -1
+// nearest is the rule that would have allowed the flow and matched most, and what it lacked: one of the NetworkPolicies, or of the
+// ClusterNetworkPolicies that select the subject and were asked before the denial. Of equals the first, a NetworkPolicy's before a
+// ClusterNetworkPolicy's: its author is nearer, too. Nil when there is no such rule.
+func (e *Engine) nearest(d direction, subject end, policies []*policy, cluster []before, other end, f flow) *Ref {
+	n := nearness{engine: e, direction: d, other: other, flow: f, score: -1}
 	for _, p := range policies {
 		for i := range p.rules[d] {
-			r := &p.rules[d][i]
-			var portScore closeness
-			portReason := e.portLack(r, f)
-			if admits := e.admittingPort(r, f); admits >= 0 {
-				portScore, portReason = portCloseness, r.portReason(admits)
-			}
-			if by := e.admittingPeer(r, other); by >= 0 {
-				reason := "every " + r.otherEnd() + " matches"
-				if len(r.peers) > 0 {
-					reason = r.peers[by].matched()
-				}
-				if score := peerCloseness + portScore; score > bestScore {
-					ref := p.ref(r.field+".ports", reason+"; "+portReason)
-					best, bestScore = &ref, score
-				}
+			n.try(p, &p.rules[d][i])
+		}
+	}
+	for _, c := range cluster {
+		for i := range c.policies {
+			p := &c.policies[i]
+			if !p.isolated[d].has(subject.pod) {
 				continue
 			}
-			for j := range r.peers {
-				field, reason, score := e.peerLack(&r.peers[j], p, other)
-				if score += portScore; score > bestScore {
-					ref := p.ref(field, reason+"; "+portReason)
-					best, bestScore = &ref, score
+			for j := range p.rules[d] {
+				if p.name == c.denying.Policy && p.rules[d][j].field == c.denying.Field {
+					return n.best
+				}
+				if p.rules[d][j].action == accept {
+					n.try(&p.policy, &p.rules[d][j])
 				}
 			}
 		}
 	}
-	return best
+	return n.best
+}
+
+// before are the policies of a tier up to the rule that denied; the zero Ref stands for a tier that decided nothing.
+type before struct {
+	policies []compiledPolicy
+	denying  Ref
+}
+
+// nearness is one search for the nearest rule.
+type nearness struct {
+	engine    *Engine
+	direction direction
+	other     end
+	flow      flow
+	best      *Ref
+	score     closeness
+}
+
+// take keeps what a rule lacked when nothing came nearer so far.
+func (n *nearness) take(p *policy, field, reason string, score closeness) {
+	if score > n.score {
+		ref := p.ref(field, reason)
+		n.best, n.score = &ref, score
+	}
+}
+
+// try holds one rule, which did not match, against the flow.
+func (n *nearness) try(p *policy, r *rule) {
+	var portScore closeness
+	portReason := n.engine.portLack(r, n.flow)
+	if admits := n.engine.admittingPort(r, n.flow); admits >= 0 {
+		portScore, portReason = portCloseness, r.portReason(admits)
+	}
+	if by := n.engine.admittingPeer(r, n.other); by >= 0 {
+		reason := "every " + r.otherEnd() + " matches"
+		if len(r.peers) > 0 {
+			reason = r.peers[by].matched()
+		}
+		n.take(p, r.field+"."+r.portList, reason+"; "+portReason, peerCloseness+portScore)
+		return
+	}
+	for i := range r.peers {
+		field, reason, score := n.engine.peerLack(&r.peers[i], p, n.other)
+		n.take(p, field, reason+"; "+portReason, score+portScore)
+	}
 }
 
 // portLack says which ports the rule allows instead of the flow's.
@@ -140,7 +179,7 @@ func (e *Engine) portLack(r *rule, f flow) string {
 	names := make([]string, len(r.ports))
 	for i, m := range r.ports {
 		names[i] = m.String()
-		if m.name == "" || m.protocol != f.protocol {
+		if m.name == "" || m.protocol != f.protocol && m.protocol != anyProtocol {
 			continue
 		}
 		if destination := e.podAt(f.destination); destination == nil {
@@ -149,7 +188,7 @@ func (e *Engine) portLack(r *rule, f flow) string {
 			names[i] += " (" + destination.portNamed(m.name) + ")"
 		}
 	}
-	return fmt.Sprintf("ports wants %s, the connection goes to %s/%d", strings.Join(names, " or "), f.protocol, f.port)
+	return fmt.Sprintf("%s wants %s, the connection goes to %s/%d", r.portList, strings.Join(names, " or "), f.protocol, f.port)
 }
 
 // portNamed says what the pod calls name.
@@ -164,10 +203,16 @@ func (p *pod) portNamed(name string) string {
 
 // peerLack says what kept a peer from matching, in which field, and how near it came.
 func (e *Engine) peerLack(p *peer, of *policy, other end) (field, reason string, score closeness) {
-	if p.block != nil {
+	switch {
+	case p.block != nil:
 		return p.blockLack(other)
-	}
-	if other.pod == outside {
+	case p.byAddress() && p.cluster.domains:
+		return p.field, "domainNames are not resolved here", 0
+	case p.byAddress() && !other.addr.IsValid():
+		return p.field, "nodes wants an address, the pod has none", 0
+	case p.byAddress():
+		return p.field, fmt.Sprintf("nodes wants an address of %s, %s is none", p.cluster.wants, other.addr), 0
+	case other.pod == outside:
 		return p.field, fmt.Sprintf("the peer matches pods, %s is an address outside of the cluster", other.addr), 0
 	}
 	o := &e.pods[other.pod]
@@ -178,6 +223,10 @@ func (e *Engine) peerLack(p *peer, of *policy, other end) (field, reason string,
 	var reasons []string
 	var met closeness // selectors that matched, at most just below 2
 	field = p.field
+	namespaces, ofNamespaces := "namespaceSelector", ".namespaceSelector"
+	if p.cluster != nil && p.podSelector == nil { // the field itself is the selector
+		namespaces, ofNamespaces = "namespaces", ""
+	}
 	switch {
 	case p.namespaces == nil && o.Namespace == namespace:
 		met++
@@ -185,12 +234,12 @@ func (e *Engine) peerLack(p *peer, of *policy, other end) (field, reason string,
 		reasons = append(reasons, fmt.Sprintf("without namespaceSelector only pods of %s match, the pod is in %s", namespace, o.Namespace))
 	case p.namespaces.matches(o.namespaceLabels):
 		met++
-		reasons = append(reasons, "namespaceSelector matches")
+		reasons = append(reasons, namespaces+" matches")
 	default:
 		lack, share := p.namespaces.lack("namespace", o.namespaceLabels)
 		met += share * partCloseness
-		field += ".namespaceSelector"
-		reasons = append(reasons, "namespaceSelector "+lack)
+		field += ofNamespaces
+		reasons = append(reasons, namespaces+" "+lack)
 	}
 	switch {
 	case p.podSelector == nil:
@@ -208,19 +257,22 @@ func (e *Engine) peerLack(p *peer, of *policy, other end) (field, reason string,
 	return field, strings.Join(reasons, ", "), halfCloseness * met
 }
 
-// blockLack is peerLack for an ipBlock.
+// blockLack is peerLack for an ipBlock, or for one of the networks of a ClusterNetworkPolicy.
 func (p *peer) blockLack(other end) (field, reason string, score closeness) {
-	field = p.field + ".ipBlock"
+	what, block, cidr := "ipBlock", p.field+".ipBlock", p.field+".ipBlock.cidr"
+	if p.cluster != nil {
+		what, block, cidr = "network", p.field, p.field
+	}
 	switch {
 	case !other.addr.IsValid():
-		return field, "ipBlock wants an address, the pod has none", 0
+		return block, what + " wants an address, the pod has none", 0
 	case !p.block.cidr.Contains(other.addr):
-		return field + ".cidr", fmt.Sprintf("ipBlock %s does not cover %s", p.block.cidr, other.addr), 0
+		return cidr, fmt.Sprintf("%s %s does not cover %s", what, p.block.cidr, other.addr), 0
 	default:
 		i := p.block.exceptOf(other.addr)
 		if i < 0 { // cannot be: then the peer matched
-			return field, "ipBlock matches", halfCloseness
+			return block, what + " matches", halfCloseness
 		}
-		return fmt.Sprintf("%s.except[%d]", field, i), fmt.Sprintf("ipBlock %s covers %s, except %s takes it out", p.block.cidr, other.addr, p.block.except[i]), halfCloseness
+		return fmt.Sprintf("%s.except[%d]", block, i), fmt.Sprintf("%s %s covers %s, except %s takes it out", what, p.block.cidr, other.addr, p.block.except[i]), halfCloseness
 	}
 }

@@ -110,7 +110,8 @@ type Side struct {
 	Allowing *Ref `json:"allowing,omitempty"`
 	// Denying is the rule of a ClusterNetworkPolicy that denied it; nil when isolation by NetworkPolicies did.
 	Denying *Ref `json:"denying,omitempty"`
-	// Nearest is, for a deny, the rule that matched most and what it lacked; nil when no rule exists.
+	// Nearest is, for a deny, the rule that would have allowed it and matched most, and what it lacked: a NetworkPolicy's, or one of an Accept of a
+	// ClusterNetworkPolicy that was asked before. Nil when no such rule exists.
 	Nearest *Ref `json:"nearest,omitempty"`
 }
 

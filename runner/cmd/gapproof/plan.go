@@ -59,13 +59,16 @@ func (a *app) printMinimal(p *plan.Plan) error {
 		fmt.Fprintf(a.out, "%s, step %q, probes: %d, standing for %d connections\n", p.Name, step.Name, c.Probes, c.Stands)
 		fmt.Fprintf(a.out, "  classes: %d of pods, %d of ports; combinations: %d, on one node: %d, across nodes: %d, without a node: %d; port boundaries: %d; block edges: %d\n",
 			c.PodClasses, c.PortClasses, c.Combinations, c.SameNode, c.CrossNode, c.Unplaced, c.Boundaries, c.Edges)
+		for _, u := range c.Uncovered {
+			fmt.Fprintf(a.out, "  not covered: %s %s: %s\n", u.Policy, u.Field, u.Reason)
+		}
 		for probe := range engine.MinimalProbes() {
 			q := probe.Query
 			d, err := engine.Decide(q)
 			if err != nil {
 				return usageError{err}
 			}
-			fmt.Fprintf(a.out, "  %-5s %s>%s:%s/%d  %s, %s\n", d.Verdict, q.Source, q.Destination, q.Protocol, q.Port, probe.Purpose, probe.Placement)
+			fmt.Fprintf(a.out, "  %-5s %s>%s:%s/%d  %s, %s, %s\n", d.Verdict, q.Source, q.Destination, q.Protocol, q.Port, probe.Purpose, probe.Placement, probe.Family)
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func within(inner, outer netip.Prefix) bool {
 	return inner.IsValid() && outer.IsValid() && outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }
 
-// block checks the ipBlock of peer i.
+// block checks the ipBlock of peer i. Every except lies within its cidr and leaves some of it: the API server refuses any other.
 func (c *checker) block(r *rule, i int) {
 	b := r.peers[i].IPBlock
 	at := r.at(i) + ".ipBlock"
@@ -33,25 +33,14 @@ func (c *checker) block(r *rule, i int) {
 	}
 	for j, e := range excepts {
 		field := fmt.Sprintf("%s.except[%d]", at, j)
-		switch {
-		case !within(e, cidr):
-			c.add(r.policy, exceptUseless, field, fmt.Sprintf("except %s is not within cidr %s: the API server refuses it", e, cidr), "")
-			continue
-		case e == cidr:
-			c.add(r.policy, exceptUseless, field, fmt.Sprintf("except %s takes out all of cidr %s: the API server refuses it", e, cidr), "")
-			continue
-		}
-		if k := slices.IndexFunc(excepts, func(o netip.Prefix) bool { return within(e, o) }); k != j && within(excepts[k], cidr) {
-			c.addAs(Warning, r.policy, exceptUseless, field, fmt.Sprintf("except %s is covered by except[%d] %s", e, k, excepts[k]), "remove it")
+		if k := slices.IndexFunc(excepts, func(o netip.Prefix) bool { return within(e, o) }); k != j {
+			c.add(r.policy, exceptUseless, field, fmt.Sprintf("except %s is covered by except[%d] %s", e, k, excepts[k]), "remove it")
 			continue
 		}
 		if k := readmits(r, i, e); k >= 0 {
-			c.addAs(Warning, r.policy, exceptUseless, field, fmt.Sprintf("except %s is admitted again by %s[%d] %s", e, r.list, k, r.peers[k].IPBlock.CIDR),
+			c.add(r.policy, exceptUseless, field, fmt.Sprintf("except %s is admitted again by %s[%d] %s", e, r.list, k, r.peers[k].IPBlock.CIDR),
 				fmt.Sprintf("add the except to %s[%d], too", r.list, k))
 		}
-	}
-	if slices.ContainsFunc(excepts, func(e netip.Prefix) bool { return within(cidr, e) }) {
-		return // told: the API server refuses it
 	}
 	if takenOut(cidr, excepts) {
 		c.addAs(Error, r.policy, peerNothing, at+".except", fmt.Sprintf("the excepts together take out all of cidr %s: the peer matches nothing", cidr), "remove the peer, or the except that should not be there")

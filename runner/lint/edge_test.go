@@ -157,13 +157,11 @@ func TestExceptsThatTogetherTakeOutTheWholeBlockAreTold(t *testing.T) {
 		block string
 		want  []string // the rules, of ipBlocks and peers
 	}{
-		"both halves":               {`{cidr: 10.0.0.0/8, except: [10.128.0.0/9, 10.0.0.0/9]}`, []string{"peer-matches-nothing"}},
-		"a half and two quarters":   {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10, 10.192.0.0/10]}`, []string{"peer-matches-nothing"}},
-		"all of IPv6":               {`{cidr: "::/0", except: ["::/1", "8000::/1"]}`, []string{"peer-matches-nothing"}},
-		"two addresses of two":      {`{cidr: 192.0.2.0/31, except: [192.0.2.0/32, 192.0.2.1/32]}`, []string{"peer-matches-nothing"}},
-		"all but a quarter":         {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10]}`, nil},
-		"halves of another block":   {`{cidr: 10.0.0.0/8, except: [11.0.0.0/9, 11.128.0.0/9]}`, []string{"except-useless"}},
-		"the whole, which is error": {`{cidr: 10.0.0.0/8, except: [10.0.0.0/8]}`, []string{"except-useless"}},
+		"both halves":             {`{cidr: 10.0.0.0/8, except: [10.128.0.0/9, 10.0.0.0/9]}`, []string{"peer-matches-nothing"}},
+		"a half and two quarters": {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10, 10.192.0.0/10]}`, []string{"peer-matches-nothing"}},
+		"all of IPv6":             {`{cidr: "::/0", except: ["::/1", "8000::/1"]}`, []string{"peer-matches-nothing"}},
+		"two addresses of two":    {`{cidr: 192.0.2.0/31, except: [192.0.2.0/32, 192.0.2.1/32]}`, []string{"peer-matches-nothing"}},
+		"all but a quarter":       {`{cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/10]}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			content := "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{ipBlock: " + tc.block + "}]}]}\n"

@@ -43,7 +43,7 @@ func Rules() []Rule {
 		{allowAll, "a rule or peer admits everybody", "A rule without from or to admits every source or destination, outside of the cluster too; an empty namespaceSelector admits every pod of every namespace.", Warning},
 		{egressWithoutDNS, "restricted egress without DNS", "A pod whose egress is restricted can resolve no name unless a rule admits UDP and TCP 53 to the resolver; what it is allowed to reach it then does not find.", Warning},
 		{emptyList, "an empty list admits everything", "An empty from, to or ports means the same as a missing one: everything matches. It reads like the opposite.", Error},
-		{exceptUseless, "an except without effect", "An except takes addresses out of its own cidr alone. One that lies outside of it, is covered by another, or is admitted again by the next peer changes nothing.", Error},
+		{exceptUseless, "an except without effect", "An except takes addresses out of its own cidr alone. One that is covered by another, or is admitted again by the next peer, changes nothing.", Warning},
 		{halfOpen, "a connection that only one end admits", "A connection needs egress at its source and ingress at its destination. A rule whose every connection is refused at the other end admits nothing.", Warning},
 		{ignoreUnknown, "an exemption from a rule that there is not", "A policy is exempt from the rules that its annotation " + IgnoreAnnotation + " names. A name that no rule has exempts it from nothing.", Error},
 		{ignoredRules, "rules that policyTypes leaves out", "Rules of a direction that policyTypes does not name are ignored, and an empty egress without policyTypes isolates nothing.", Error},

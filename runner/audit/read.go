@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -42,13 +43,16 @@ const pageSize = 500
 // Read lists the cluster's pods, NetworkPolicies and namespaces, in pages; the ClusterNetworkPolicies where it serves them, and its nodes where
 // one of those speaks of nodes. Errors match ErrForbidden where rights are missing.
 func Read(ctx context.Context, client kubernetes.Interface, objects dynamic.Interface) (*manifest.Set, error) {
-	set := &manifest.Set{Pods: manifest.SomePods, Addresses: manifest.Real}
+	set := &manifest.Set{Pods: manifest.SomePods, Addresses: manifest.Real, Unready: map[string]struct{}{}}
 	var pods []reach.Pod
 	err := list(ctx, "pods", client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			return
 		}
 		pods = append(pods, manifest.PodOf(p.Namespace, p.Name, p.Labels, p.Spec, p.Status))
+		if !ready(p) {
+			set.Unready[p.Namespace+"/"+p.Name] = struct{}{}
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -77,6 +81,13 @@ func Read(ctx context.Context, client kubernetes.Interface, objects dynamic.Inte
 		}
 	}
 	return set, nil
+}
+
+// ready tells whether Services send the pod anything, as the endpoint slice controller has it.
+func ready(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // ReadService gets one Service. Errors match ErrNoService or ErrForbidden.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -66,6 +67,25 @@ func TestReadKeepsWhatPoliciesSeeAndLeavesOutWhatEnded(t *testing.T) {
 	}
 }
 
+func TestPodsThatServicesSendNothingAreTold(t *testing.T) {
+	ready := func(name string, status corev1.ConditionStatus) *corev1.Pod {
+		p := pod("x", name, "10.0.0.1", corev1.PodRunning)
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: status}}
+		return p
+	}
+	leaving := ready("leaving", corev1.ConditionTrue)
+	now := metav1.Now()
+	leaving.DeletionTimestamp, leaving.Finalizers = &now, []string{"a/b"}
+	client := fake.NewClientset(ready("well", corev1.ConditionTrue), ready("unwell", corev1.ConditionFalse), pod("x", "new", "", corev1.PodPending), leaving)
+	set, err := audit.Read(t.Context(), client, serving())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"x/leaving", "x/new", "x/unwell"}, slices.Sorted(maps.Keys(set.Unready))); diff != "" {
+		t.Errorf("pods that are not ready (-want +got):\n%s", diff)
+	}
+}
+
 func TestReadTakesEveryPage(t *testing.T) {
 	client := fake.NewClientset()
 	const pages, perPage = 3, 2
@@ -123,14 +143,14 @@ func TestMissingRightsAreToldApartFromOtherFaults(t *testing.T) {
 func TestAServiceIsReadAloneAndItsAbsenceIsKnown(t *testing.T) {
 	client := fake.NewClientset(&corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "web"},
-		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromString("http")}}},
+		Spec:       corev1.ServiceSpec{PublishNotReadyAddresses: true, Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromString("http")}}},
 	})
 	got, err := audit.ReadService(t.Context(), client, "x", "web")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := manifest.Service{
-		Namespace: "x", Name: "web", Selector: map[string]string{"app": "web"},
+		Namespace: "x", Name: "web", Selector: map[string]string{"app": "web"}, UnreadyToo: true,
 		Ports: []manifest.ServicePort{{Protocol: "TCP", Port: 80, Target: intstr.FromString("http")}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

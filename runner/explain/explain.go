@@ -15,8 +15,8 @@ import (
 var (
 	// ErrUnknown is in the error of a question that names a Service the set lacks, or a port that the Service lacks; see also [reach.ErrUnknownPod].
 	ErrUnknown = errors.New("there is no such Service or port")
-	// ErrNoBackend is in the error of a question about a Service that no pod stands behind: policies are judged after the translation to a pod,
-	// and there is none.
+	// ErrNoBackend is in the error of a question about a Service that no pod stands behind, or none that is ready: policies are judged after the
+	// translation to a pod, and there is none.
 	ErrNoBackend = errors.New("no pod stands behind the Service")
 )
 
@@ -66,7 +66,7 @@ type Note struct {
 // [ErrNoBackend] or [ErrNoFamily], or tell of a question without any pod.
 func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, port Port, o Options) (*Report, error) {
 	r := &Report{Source: source.String(), Destination: destination.String(), Port: port}
-	ends := []end{{destination.Endpoint, port}}
+	ends := []end{{Endpoint: destination.Endpoint, Port: port}}
 	if destination.Service != "" {
 		var err error
 		if ends, err = backends(set, destination.Service, port); err != nil {
@@ -90,6 +90,9 @@ func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, po
 			}
 			locate(set, &a.Egress)
 			locate(set, &a.Ingress)
+			if e.unready {
+				a.Unreachable = fmt.Sprintf("%s is not ready, so the Service sends it nothing", e.Endpoint)
+			}
 			if destination.Service != "" {
 				for i := range a.Notes {
 					if a.Notes[i].ID == reach.NoteSelfTraffic {
@@ -161,6 +164,7 @@ func sameSide(a, b *reach.Side) bool {
 type end struct {
 	reach.Endpoint
 	Port
+	unready bool // a backend that its Service sends nothing
 }
 
 // backends are the pods behind a Service, each with the port it is reached on.
@@ -185,11 +189,15 @@ func backends(set *manifest.Set, name string, port Port) ([]end, error) {
 			continue
 		}
 		if on, ok := s.Ports[at].On(p); ok {
-			out = append(out, end{reach.Endpoint{Namespace: p.Namespace, Pod: p.Name}, Port{port.Protocol, on}})
+			_, unready := set.Unready[p.Namespace+"/"+p.Name]
+			out = append(out, end{reach.Endpoint{Namespace: p.Namespace, Pod: p.Name}, Port{port.Protocol, on}, unready && !s.UnreadyToo})
 		}
 	}
 	if len(out) == 0 {
 		return nil, ErrNoBackend
+	}
+	if !slices.ContainsFunc(out, func(e end) bool { return !e.unready }) {
+		return nil, fmt.Errorf("%d pods, of which none is ready: %w", len(out), ErrNoBackend)
 	}
 	return out, nil
 }

@@ -147,6 +147,44 @@ func TestQuestionsWithoutAnAnswerSayWhatIsThere(t *testing.T) {
 	}
 }
 
+func TestABackendThatIsNotReadyIsSentNothing(t *testing.T) {
+	set, engine := load(t)
+	source, err := explain.ParseSource("shop/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := func() (*explain.Report, error) {
+		return explain.Ask(engine, set, source, explain.Target{Service: "shop/all"}, explain.Port{Protocol: "TCP", Number: 80}, explain.Options{})
+	}
+	before, err := about()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := before.Answers[0].Destination
+	set.Unready = map[string]struct{}{first: {}}
+	after, err := about()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range after.Answers {
+		if unready := a.Destination == first; unready != strings.Contains(a.Unreachable, "is not ready") {
+			t.Errorf("%s: unreachable because %q", a.Destination, a.Unreachable)
+		}
+	}
+	for _, a := range before.Answers {
+		set.Unready[a.Destination] = struct{}{}
+	}
+	if _, err := about(); !errors.Is(err, explain.ErrNoBackend) || !strings.Contains(err.Error(), "of which none is ready") {
+		t.Errorf("no backend is ready: want ErrNoBackend that says so, got %v", err)
+	}
+	for i := range set.Services {
+		set.Services[i].UnreadyToo = true
+	}
+	if r, err := about(); err != nil || r.Answers[0].Unreachable != "" {
+		t.Errorf("a Service that takes them all the same: got %+v, %v", r, err)
+	}
+}
+
 func TestTargetsAndPortsThatAreNoneAreRefused(t *testing.T) {
 	for _, s := range []string{"", "web", "a/b/c", "/web", "shop/", "service:shop/web", "1.2.3"} {
 		if got, err := explain.ParseSource(s); err == nil {

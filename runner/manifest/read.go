@@ -115,7 +115,7 @@ func PodOf(namespace, name string, labels map[string]string, spec corev1.PodSpec
 
 // ServiceOf is what matters to policies of a Service.
 func ServiceOf(s *corev1.Service) Service {
-	out := Service{Namespace: s.Namespace, Name: s.Name, Selector: s.Spec.Selector}
+	out := Service{Namespace: s.Namespace, Name: s.Name, Selector: s.Spec.Selector, UnreadyToo: s.Spec.PublishNotReadyAddresses}
 	for _, p := range s.Spec.Ports {
 		if p.Port < 1 || p.Port > maxPort {
 			continue

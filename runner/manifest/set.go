@@ -24,6 +24,8 @@ type Set struct {
 	Places    map[string]Place
 	Pods      Knowledge
 	Addresses Addresses
+	// Unready are the pods ("shop/web") of a cluster that were not ready when they were read, so that Services send them nothing.
+	Unready map[string]struct{}
 }
 
 // Knowledge says how much of the pods a set holds.
@@ -87,6 +89,8 @@ type Service struct {
 	// Selector is nil for a Service without one: its endpoints are made by hand and not known here.
 	Selector map[string]string
 	Ports    []ServicePort
+	// UnreadyToo is spec.publishNotReadyAddresses: pods that are not ready stand behind it, too.
+	UnreadyToo bool
 }
 
 // ServicePort maps a port of the Service to one of its pods.

@@ -41,7 +41,7 @@ cluster, which it only reads: it lists namespaces, pods, NetworkPolicies, the Cl
 where one of those speaks of nodes; and it gets the one Service that is asked for.
 
 SOURCE is namespace/pod or an IP address outside of the cluster; DESTINATION is one of these or service:namespace/name, answered for each
-pod behind it, ready or not, on the port policies see. In manifests a workload stands as one pod of its name.
+pod behind it, on the port policies see, with a warning for one that is not ready. In manifests a workload stands as one pod of its name.
 
 Where both ends have addresses of IPv4 and IPv6 and the two are decided otherwise, each is answered; one that is denied denies the whole.
 Files mostly state no addresses of pods, so one is assumed. Where an ipBlock makes the verdict rest on it, the verdict is unknown and a warning
@@ -49,7 +49,7 @@ says at which address it would be another; --pod-cidr names the networks that th
 
 The verdict is derived, not observed: gapproof run shows what a cluster really does.
 
-Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 unknown, or no pod stands behind the Service, 4 the cluster could not be
+Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 unknown, or no pod that is ready stands behind the Service, 4 the cluster could not be
             read.`,
 		Example: `  gapproof explain shop/web shop/db 5432 -f deploy/
   gapproof explain 203.0.113.7 service:shop/web TCP/443 -f deploy/

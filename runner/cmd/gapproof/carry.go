@@ -344,7 +344,7 @@ Exit codes: 0 the bundle may be loaded, 1 it is refused, 2 usage, 4 it could not
 				return err
 			}
 			return a.withBundle(args[0], func(f io.Reader) error {
-				result, err := signed.Read(c.Context(), f, signed.ReadOptions{Trust: trust, Now: time.Now(), LastSerial: serials[trustName(trust)]},
+				result, err := signed.Read(c.Context(), f, signed.ReadOptions{Trust: trust, Now: time.Now(), Seen: serials},
 					func(signed.Entry, io.Reader) error { return nil })
 				if err == nil {
 					fmt.Fprintln(a.out, "VERIFIED: "+describeBundle(result))
@@ -387,12 +387,14 @@ The serial is remembered per set of keys: an older bundle of the same signers is
 			}
 			return a.withBundle(args[0], func(f io.Reader) error {
 				result, lock, err := bundle.Load(c.Context(), f, a.labDir(), signed.ReadOptions{
-					Trust: trust, Now: time.Now(), LastSerial: serials[trustName(trust)],
+					Trust: trust, Now: time.Now(), Seen: serials,
 				})
 				if err != nil {
 					return err
 				}
-				serials[trustName(trust)] = result.Statement.Predicate.Serial
+				for _, key := range result.Keys {
+					serials[key] = result.Statement.Predicate.Serial
+				}
 				if err := a.writeSerials(serials); err != nil {
 					return err
 				}
@@ -439,19 +441,6 @@ func (a *app) writeSerials(serials map[string]uint64) error {
 		_, err := w.Write(append(raw, '\n'))
 		return err
 	})
-}
-
-// trustName names a set of keys by their identifiers; "unsigned" for none.
-func trustName(t *signed.Trust) string {
-	if t == nil {
-		return "unsigned"
-	}
-	var ids []string
-	for _, k := range t.Keys {
-		ids = append(ids, k.Key.ID())
-	}
-	slices.Sort(ids)
-	return strings.Join(ids, " ")
 }
 
 func (a *app) bundleInspect() *cobra.Command {

@@ -147,6 +147,13 @@ func (s *Statement) validate() error {
 			fault("%s.sha256: %.100q is not 64 lower-case hexadecimal digits", field, e.SHA256)
 		}
 	}
+	for i, e := range s.Predicate.Entries {
+		for dir := path.Dir(e.Name); len(dir) > 1; dir = path.Dir(dir) {
+			if first, ok := seen[dir]; ok {
+				fault("predicate.entries[%d].name: %.100q is below predicate.entries[%d], which is a file", i, e.Name, first)
+			}
+		}
+	}
 	if len(s.Subject) != 1 {
 		fault("subject: has %d members, want 1", len(s.Subject))
 		return all()

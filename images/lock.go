@@ -6,10 +6,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strings"
+
+	strict "sigs.k8s.io/json"
 )
+
+// maxLock bounds the lock that is held in memory, in bytes; a lab's has some ten kilobytes.
+const maxLock = 4 << 20
 
 // LockVersion is the only schema version of lock.json that this build reads and writes.
 const LockVersion = 1
@@ -95,32 +102,102 @@ func (l *Lock) Sort() {
 	sort.Slice(l.Files, func(a, b int) bool { return l.Files[a].Path < l.Files[b].Path })
 }
 
-var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+// The forms of what a lock says. A lock comes from another side and is printed: nothing in it may speak to a terminal.
+var (
+	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	sumForm    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// nameForm and tagForm are those of references (https://github.com/distribution/reference).
+	nameForm = regexp.MustCompile(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?` + pathForm + `(?:/` + pathForm + `)*$`)
+	tagForm  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+	// platformForm is an operating system, an architecture and a variant where there is one, as Go and OCI name them.
+	platformForm = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?$`)
+	// wordForm is a component's or a profile's; there may be none.
+	wordForm = regexp.MustCompile(`^[a-z0-9.-]*$`)
+)
 
-// Validate reports every fault of the lock at once: a version it does not know, a malformed digest, a doubled reference.
+const (
+	// pathForm is one part of a repository's path.
+	pathForm = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
+	// maxName is distribution's for a repository with its host.
+	maxName = 255
+)
+
+// isPrintable tells of visible ASCII and spaces.
+func isPrintable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// checkPath says what keeps a path from being a file's.
+func checkPath(p string) error {
+	switch {
+	case !filepath.IsLocal(filepath.FromSlash(p)):
+		return fmt.Errorf("%.100q leaves the lab directory", p)
+	case path.Clean(p) != p || !isPrintable(p) || strings.ContainsAny(p, ` \`):
+		return fmt.Errorf("%.100q is not a clean path of visible ASCII characters", p)
+	}
+	return nil
+}
+
+// Validate reports every fault of the lock at once: a version it does not know, a malformed platform, name, digest or size, a doubled
+// reference or path, a character that does not belong where it is.
 func (l *Lock) Validate() error {
 	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if l.Version != LockVersion {
-		faults = append(faults, fmt.Errorf("version: is %d, this build reads %d", l.Version, LockVersion))
+		fault("version: is %d, this build reads %d", l.Version, LockVersion)
+	}
+	if !platformForm.MatchString(l.Platform) {
+		fault("platform: %.100q is not one such as linux/amd64", l.Platform)
 	}
 	seen := map[string]int{}
 	for n, i := range l.Images {
 		field := fmt.Sprintf("images[%d]", n)
-		if i.Name == "" || i.Tag == "" {
-			faults = append(faults, fmt.Errorf("%s: name and tag are required, got %q and %q", field, i.Name, i.Tag))
+		switch {
+		case i.Name == "" || i.Tag == "":
+			fault("%s: name and tag are required, got %.100q and %.100q", field, i.Name, i.Tag)
+		case len(i.Name) > maxName || !nameForm.MatchString(i.Name):
+			fault("%s.name: %.100q is not a repository's", field, i.Name)
+		case !tagForm.MatchString(i.Tag):
+			fault("%s.tag: %.100q is not a tag", field, i.Tag)
 		}
 		if !digestForm.MatchString(i.Digest) {
-			faults = append(faults, fmt.Errorf("%s.digest: %q is not sha256 and 64 hexadecimal digits", field, i.Digest))
+			fault("%s.digest: %.100q is not sha256 and 64 hexadecimal digits", field, i.Digest)
+		}
+		if i.Size < 0 {
+			fault("%s.size: %d is less than nothing", field, i.Size)
+		}
+		if !wordForm.MatchString(i.Component) || !wordForm.MatchString(i.Profile) {
+			fault("%s.component, profile: %.100q and %.100q are not lower-case words", field, i.Component, i.Profile)
+		}
+		for m, b := range i.Built {
+			if !isPrintable(b) {
+				fault("%s.built[%d]: %.100q has more than printable ASCII characters", field, m, b)
+			}
 		}
 		ref := i.Name + ":" + i.Tag
 		if first, ok := seen[ref]; ok {
-			faults = append(faults, fmt.Errorf("%s: %s is listed already at images[%d]", field, ref, first))
+			fault("%s: %.400q is listed already at images[%d]", field, ref, first)
 		}
 		seen[ref] = n
 	}
+	paths := map[string]int{}
 	for n, f := range l.Files {
-		if !filepath.IsLocal(filepath.FromSlash(f.Path)) {
-			faults = append(faults, fmt.Errorf("files[%d].path: %q leaves the lab directory", n, f.Path))
+		field := fmt.Sprintf("files[%d]", n)
+		if err := checkPath(f.Path); err != nil {
+			fault("%s.path: %w", field, err)
+		}
+		if first, ok := paths[f.Path]; ok {
+			fault("%s.path: %.100q is listed already at files[%d]", field, f.Path, first)
+		}
+		paths[f.Path] = n
+		if !sumForm.MatchString(f.SHA256) {
+			fault("%s.sha256: %.100q is not 64 hexadecimal digits", field, f.SHA256)
+		}
+		if f.Size < 0 {
+			fault("%s.size: %d is less than nothing", field, f.Size)
+		}
+		if !isPrintable(f.Origin) {
+			fault("%s.origin: %.100q has more than printable ASCII characters", field, f.Origin)
 		}
 	}
 	return errors.Join(faults...)
@@ -141,16 +218,20 @@ func ReadLock(dir string) (*Lock, error) {
 	return l, nil
 }
 
-// DecodeLock reads and validates a lock, and nothing may follow it. Unknown fields are faults.
+// DecodeLock reads and validates a lock of at most 4 MiB, and nothing may follow it. Unknown fields are faults, and so are a field that is
+// there twice or in another case, which two readers could understand differently.
 func DecodeLock(r io.Reader) (*Lock, error) {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	var l Lock
-	if err := d.Decode(&l); err != nil {
+	raw, err := io.ReadAll(io.LimitReader(r, maxLock+1))
+	if err != nil {
 		return nil, err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is more behind the lock")
+	if len(raw) > maxLock {
+		return nil, fmt.Errorf("it has more than %d bytes", maxLock)
+	}
+	var l Lock
+	faults, err := strict.UnmarshalStrict(raw, &l)
+	if err := errors.Join(append([]error{err}, faults...)...); err != nil {
+		return nil, err
 	}
 	if err := l.Validate(); err != nil {
 		return nil, err

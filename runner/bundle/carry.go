@@ -75,18 +75,37 @@ func FSSources(fsys fs.FS, prefix string) ([]signed.Source, error) {
 	return all, nil
 }
 
-// Load verifies a bundle and makes dst the lab directory it carries, in one step, after its last byte was verified: before, dst is what it
-// was. Content goes to a folder beside dst meanwhile. The errors are those of [signed.Read] and [images.ReadLock].
-func Load(ctx context.Context, carried io.Reader, dst string, o signed.ReadOptions) (*signed.Result, *images.Lock, error) {
+// LoadOptions say what a bundle must satisfy and what happens meanwhile. Now is required.
+type LoadOptions struct {
+	signed.ReadOptions
+	// Waiting is called when another command makes, loads or carries the same lab, which is waited for. Nil means not at all.
+	Waiting func()
+	// Accept is called when all of the bundle was verified and before the lab directory changes; an error of it keeps the lab that is there.
+	// Nil accepts. Nobody else changes the lab directory meanwhile.
+	Accept func(*signed.Result) error
+}
+
+// Load verifies a bundle as [Verify] does and makes dst the lab directory it carries, in one step, after its last byte was verified: before, dst
+// is what it was. Content goes to a folder beside dst meanwhile. One command at a time changes a lab directory: a second one waits, until ctx
+// ends. The errors are those of [Verify] and of Accept.
+func Load(ctx context.Context, carried io.Reader, dst string, o LoadOptions) (*signed.Result, *images.Lock, error) {
 	dst, err := filepath.Abs(dst)
 	if err != nil {
 		return nil, nil, fmt.Errorf("finding the lab directory: %w", err)
 	}
-	l, err := newLab(dst)
+	if o.Waiting == nil {
+		o.Waiting = func() {}
+	}
+	l, err := newLab(ctx, dst, o.Waiting)
 	if err != nil {
 		return nil, nil, err
 	}
-	result, lock, err := l.unpack(ctx, carried, o)
+	result, lock, err := l.unpack(ctx, carried, o.ReadOptions)
+	if err == nil && o.Accept != nil {
+		if err = o.Accept(result); err != nil {
+			err = fmt.Errorf("%w (the lab directory is as it was)", err)
+		}
+	}
 	if err == nil {
 		err = l.install(ctx, dst)
 	}
@@ -103,20 +122,7 @@ func (l *lab) unpack(ctx context.Context, carried io.Reader, o signed.ReadOption
 		return nil, nil, fmt.Errorf("opening the lab directory: %w", err)
 	}
 	defer root.Close()
-	result, err := signed.Read(ctx, carried, o, func(e signed.Entry, content io.Reader) error {
-		if digest, ok := strings.CutPrefix(e.Name, blobPrefix); ok && digest != e.SHA256 {
-			return fmt.Errorf("the list gives it the digest %s: %w", e.SHA256, signed.ErrContent)
-		}
-		return writeBelow(root, e.Name, content)
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	lock, err := images.ReadLock(l.dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	return result, lock, l.holds(lock)
+	return readWhole(ctx, carried, o, Platform(), func(name string, content io.Reader) error { return writeBelow(root, name, content) })
 }
 
 func writeBelow(root *os.Root, name string, content io.Reader) error {
@@ -130,21 +136,4 @@ func writeBelow(root *os.Root, name string, content io.Reader) error {
 	}
 	_, err = io.Copy(f, content)
 	return errors.Join(err, f.Close())
-}
-
-// holds tells whether the lab has every image and file of the lock.
-func (l *lab) holds(lock *images.Lock) error {
-	var faults []error
-	for _, i := range lock.Images {
-		if _, err := os.Stat(filepath.Join(l.blobs(), strings.TrimPrefix(i.Digest, "sha256:"))); err != nil {
-			faults = append(faults, fmt.Errorf("holding the bundle against its lock: %s is not in it: %w", i.Reference(), images.ErrNotLocked))
-		}
-	}
-	for _, f := range lock.Files {
-		sum, _, err := sumFile(images.FilePath(l.dir, f))
-		if err != nil || sum != f.SHA256 {
-			faults = append(faults, fmt.Errorf("holding the bundle against its lock: file %s is not in it, or not with the digest %s: %w", f.Path, f.SHA256, signed.ErrContent))
-		}
-	}
-	return errors.Join(faults...)
 }

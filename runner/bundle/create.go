@@ -121,7 +121,7 @@ func create(ctx context.Context, dst string, o Options, from *Upstream) (*images
 	if err := p.run(ctx, newReporter(store.dir, p.steps, o)); err != nil {
 		return nil, err
 	}
-	l, err := newLab(dst)
+	l, err := newLab(ctx, dst, func() { o.Log.Warn("waiting for another command that makes, loads or carries this lab", "lab", dst) })
 	if err != nil {
 		return nil, err
 	}

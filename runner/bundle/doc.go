@@ -12,7 +12,8 @@
 // why the node is not pulled.
 //
 // [Sources] are what of a lab directory is carried in one signed file, which package signed writes, and [Load] makes a lab directory of such a file
-// on the other side.
+// on the other side. [Verify] and [Inspect] hold such a file against its lock without writing anything. [Serials] remembers what was loaded last.
+// Whoever changes or carries a lab directory holds its lock ([LockLab]).
 //
 // A step waits for what it needs, whichever of the two lanes makes it: what waits for networks and disks, and what computes.
 //

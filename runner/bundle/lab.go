@@ -28,6 +28,8 @@ const (
 	refName = "org.opencontainers.image.ref.name"
 	// layoutVersion is the content of the oci-layout file (OCI image-layout specification, version 1.0.0).
 	layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
+	// pieceSize is how much of two files is compared at once, in bytes: enough that the disk is what takes the time.
+	pieceSize = 128 << 10
 	// superseded marks lab directories that another has replaced. They cost little: their blobs are other names of the cache's.
 	superseded = "superseded-"
 	// supersededFor is how long they are kept. The mirror of a running cluster has its lab directory mounted and goes on serving it;
@@ -100,17 +102,38 @@ func assembleImage(i *ImageSpec, layers []*entry) (v1.ImageIndex, error) {
 
 // lab is a lab directory in the making.
 type lab struct {
-	dir   string // being written, beside dst
-	lock  images.Lock
-	index v1.IndexManifest
+	dir     string // being written, beside dst
+	release func() // ends the lock on dst
+	sync    func(*os.File) error
+	lock    images.Lock
+	index   v1.IndexManifest
 }
 
-// newLab makes an empty lab directory beside dst and removes what an interrupted build left there.
-func newLab(dst string) (*lab, error) {
-	parent, prefix := filepath.Dir(dst), siblingPrefix(dst)+unfinished
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, fmt.Errorf("making the lab directory: %w", err)
+// LockLab takes the lock of the lab directory dst: while it is held nobody else makes, loads or carries this lab. It waits for whoever holds
+// it, and calls waiting once before it does. The returned function releases it.
+func LockLab(ctx context.Context, dst string, waiting func()) (release func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return nil, fmt.Errorf("locking the lab directory: %w", err)
 	}
+	if release, err = lockFile(ctx, filepath.Join(filepath.Dir(dst), siblingPrefix(dst)+"lock"), waiting); err != nil {
+		return nil, fmt.Errorf("locking the lab directory: %w", err)
+	}
+	return release, nil
+}
+
+// newLab makes an empty lab directory beside dst, which nobody else can change until it is discarded, and removes what an interrupted build
+// left there.
+func newLab(ctx context.Context, dst string, waiting func()) (l *lab, err error) {
+	release, err := LockLab(ctx, dst, waiting)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	parent, prefix := filepath.Dir(dst), siblingPrefix(dst)+unfinished
 	if err := errors.Join(
 		clearStale(filepath.Join(parent, prefix+"*"), 0),
 		clearStale(filepath.Join(parent, siblingPrefix(dst)+superseded+"*"), supersededFor),
@@ -121,8 +144,8 @@ func newLab(dst string) (*lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the lab directory: %w", err)
 	}
-	l := &lab{
-		dir:   dir,
+	l = &lab{
+		dir: dir, release: release, sync: (*os.File).Sync,
 		lock:  images.Lock{Version: images.LockVersion, Platform: goos + "/" + goarch, Images: []images.Image{}, Files: []images.File{}},
 		index: v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}},
 	}
@@ -144,12 +167,16 @@ func (l *lab) addImage(c *Component, i *ImageSpec, layers []*entry) error {
 		return fmt.Errorf("assembling %s: %w", i.Name, err)
 	}
 	line := images.Image{Name: i.Name, Tag: i.Tag, Component: c.Name, Profile: c.Profile}
+	counted := map[string]bool{}
 	for _, e := range layers {
 		f, _ := e.file(layerBlob)
 		if err := link(e.path(layerBlob), filepath.Join(l.blobs(), f.SHA256)); err != nil {
 			return fmt.Errorf("adding a layer of %s: %w", i.Name, err)
 		}
-		line.Size += f.Size
+		if !counted[f.SHA256] { // a blob is there once, however often the image has it
+			line.Size += f.Size
+		}
+		counted[f.SHA256] = true
 		line.Built = append(line.Built, e.Built...)
 	}
 	line.Built = sortedUnique(line.Built)
@@ -289,16 +316,41 @@ func (l *lab) finish(ctx context.Context, dst string) (*images.Lock, error) {
 	return &l.lock, nil
 }
 
-// install puts the lab in the place of dst, unless the one there is the same.
+// install puts the lab in the place of dst, unless the one there is the same. What is written is on the disk before it has its name: a machine
+// that loses its power then has the old lab or the new one, and none of empty files.
 func (l *lab) install(ctx context.Context, dst string) error {
 	same, err := sameTree(ctx, l.dir, dst)
 	if err != nil || same {
 		return err
 	}
+	if err := l.syncTree(ctx); err != nil {
+		return fmt.Errorf("writing the lab directory to the disk: %w", err)
+	}
 	if err := replaceDir(l.dir, dst); err != nil {
 		return fmt.Errorf("replacing the lab directory: %w", err)
 	}
+	if err := l.syncPath(filepath.Dir(dst)); err != nil {
+		return fmt.Errorf("writing the lab directory to the disk: %w", err)
+	}
 	return l.keepSuperseded(dst)
+}
+
+// syncTree has the system write every file and folder of the lab.
+func (l *lab) syncTree(ctx context.Context) error {
+	return filepath.WalkDir(l.dir, func(p string, _ fs.DirEntry, err error) error {
+		if err := errors.Join(err, stopped(ctx)); err != nil {
+			return err
+		}
+		return l.syncPath(p)
+	})
+}
+
+func (l *lab) syncPath(p string) error {
+	f, err := os.Open(p)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.sync(f), f.Close())
 }
 
 // keepSuperseded sets aside the lab that has come to l.dir from dst, if there was one.
@@ -315,8 +367,11 @@ func (l *lab) keepSuperseded(dst string) error {
 	return nil
 }
 
-// discard removes the lab if it has not found its place.
-func (l *lab) discard() error { return os.RemoveAll(l.dir) }
+// discard removes the lab if it has not found its place, and lets others at it.
+func (l *lab) discard() error {
+	defer l.release()
+	return os.RemoveAll(l.dir)
+}
 
 // sameTree reports whether two folders hold the same files. Two names of one file need no reading.
 func sameTree(ctx context.Context, a, b string) (bool, error) {
@@ -344,7 +399,7 @@ func sameTree(ctx context.Context, a, b string) (bool, error) {
 		if err != nil {
 			return err
 		}
-		same, err = sameFile(p, filepath.Join(b, rel))
+		same, err = sameFile(ctx, p, filepath.Join(b, rel))
 		if err == nil && !same {
 			return fs.SkipAll
 		}
@@ -356,7 +411,8 @@ func sameTree(ctx context.Context, a, b string) (bool, error) {
 	return same && inA == inB, nil
 }
 
-func sameFile(a, b string) (bool, error) {
+// sameFile compares two files piece by piece: layers have hundreds of megabytes.
+func sameFile(ctx context.Context, a, b string) (bool, error) {
 	infoA, err := os.Stat(a)
 	if err != nil {
 		return false, err
@@ -374,12 +430,35 @@ func sameFile(a, b string) (bool, error) {
 	if infoA.Size() != infoB.Size() || !infoB.Mode().IsRegular() {
 		return false, nil
 	}
-	dataA, err := os.ReadFile(a)
+	fileA, err := os.Open(a)
 	if err != nil {
 		return false, err
 	}
-	dataB, err := os.ReadFile(b)
-	return bytes.Equal(dataA, dataB), err
+	defer fileA.Close()
+	fileB, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer fileB.Close()
+	pieceA, pieceB := make([]byte, pieceSize), make([]byte, pieceSize)
+	for {
+		if err := stopped(ctx); err != nil {
+			return false, err
+		}
+		nA, errA := io.ReadFull(fileA, pieceA)
+		nB, errB := io.ReadFull(fileB, pieceB)
+		if !bytes.Equal(pieceA[:nA], pieceB[:nB]) {
+			return false, nil
+		}
+		for _, err := range []error{errA, errB} {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return false, err
+			}
+		}
+		if errA != nil {
+			return errB != nil, nil
+		}
+	}
 }
 
 // link gives the file from a second name, or copies it where the two are on different file systems. The same file may be there

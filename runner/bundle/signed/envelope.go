@@ -26,6 +26,8 @@ var (
 	ErrExpired = errors.New("bundle has expired")
 	// ErrRollback reports a bundle that is older than one seen before.
 	ErrRollback = errors.New("bundle is older than the last one seen")
+	// ErrSigned reports a key that has signed already, which would not count twice.
+	ErrSigned = errors.New("it has signed already")
 	// ErrContent reports bytes that are not what the list says.
 	ErrContent = errors.New("bundle is not what its list says")
 )
@@ -40,6 +42,9 @@ func seal(s *Statement, keys []*PrivateKey) ([]byte, error) {
 	}
 	payload, err := json.Marshal(s)
 	if err != nil {
+		return nil, fmt.Errorf("encoding the statement: %w", err)
+	}
+	if err := decodeStrict(payload, maxObjects, &Statement{}); err != nil {
 		return nil, fmt.Errorf("encoding the statement: %w", err)
 	}
 	return envelope(payload, keys, maxEnvelope)
@@ -57,7 +62,8 @@ func Sign(statement []byte, keys []*PrivateKey) ([]byte, error) {
 }
 
 // Countersign adds signatures of keys to an envelope of [Sign]. Those that it has are kept and not verified: whoever relies on them verifies
-// them. It returns the statement too, so that the caller can look at what is being signed. The error matches [ErrEnvelope] where raw is none.
+// them. It returns the statement too, so that the caller can look at what is being signed. The error matches [ErrEnvelope] where raw is none,
+// and [ErrSigned].
 func Countersign(raw []byte, keys []*PrivateKey) (envelope, statement []byte, err error) {
 	e, statement, err := openEnvelope(raw)
 	if err != nil {
@@ -81,10 +87,11 @@ func Open(raw []byte, t *Trust, now time.Time) (statement []byte, signers []stri
 	if err != nil {
 		return nil, nil, err
 	}
-	if signers, err = t.verify(e, statement, now); err != nil {
+	by, err := t.verify(e, statement, now)
+	if err != nil {
 		return nil, nil, fmt.Errorf("verifying the statement: %w", err)
 	}
-	return statement, signers, nil
+	return statement, by.names, nil
 }
 
 // envelope makes an envelope of at most limit bytes.
@@ -101,7 +108,7 @@ func addSignatures(e *dsse.Envelope, payload []byte, keys []*PrivateKey) error {
 	for _, k := range keys {
 		for _, s := range e.Signatures {
 			if s.KeyID == k.id {
-				return fmt.Errorf("signing: key %s has signed already", k.id)
+				return fmt.Errorf("signing with key %s: %w", k.id, ErrSigned)
 			}
 		}
 		signature, err := k.sign(dsse.PAE(PayloadType, payload))
@@ -118,6 +125,9 @@ func encodeEnvelope(e *dsse.Envelope, limit int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the envelope: %w", err)
 	}
+	if n := len(e.Signatures); n > maxSignatures {
+		return nil, fmt.Errorf("encoding the envelope: %d signatures, at most %d are read", n, maxSignatures)
+	}
 	if len(raw) > limit {
 		return nil, fmt.Errorf("encoding the envelope: %d bytes, at most %d are read", len(raw), limit)
 	}
@@ -127,11 +137,11 @@ func encodeEnvelope(e *dsse.Envelope, limit int) ([]byte, error) {
 // openEnvelope takes an envelope apart. Nothing is verified yet, and the payload is not looked into.
 func openEnvelope(raw []byte) (e *dsse.Envelope, payload []byte, err error) {
 	e = &dsse.Envelope{}
-	if err := decodeStrict(raw, e); err != nil {
+	if err := decodeStrict(raw, maxWrappers, e); err != nil {
 		return nil, nil, fmt.Errorf("reading the envelope: %w: %w", ErrEnvelope, err)
 	}
 	if e.PayloadType != PayloadType {
-		return nil, nil, fmt.Errorf("reading the envelope: payloadType is %q, want %q: %w", e.PayloadType, PayloadType, ErrEnvelope)
+		return nil, nil, fmt.Errorf("reading the envelope: payloadType is %.100q, want %q: %w", e.PayloadType, PayloadType, ErrEnvelope)
 	}
 	if payload, err = decodeBase64(e.Payload); err != nil {
 		return nil, nil, fmt.Errorf("reading the envelope: payload: %w: %w", ErrEnvelope, err)
@@ -148,19 +158,28 @@ func decodeBase64(s string) ([]byte, error) {
 	return raw, err
 }
 
-// verify holds the envelope's signatures against the trust and returns the names of the keys that count. Every signature must be of a
-// trusted key and valid: one that is not is a reason to stop, not to look at the next.
-func (t *Trust) verify(e *dsse.Envelope, payload []byte, now time.Time) ([]string, error) {
+// verified is who has signed.
+type verified struct {
+	// names are those of the keys that count.
+	names []string
+	// ids are those of every key, also of one whose time is over.
+	ids []string
+}
+
+// verify holds the envelope's signatures against the trust. Every signature must be of a trusted key and valid: one that is not is a reason to
+// stop, not to look at the next.
+func (t *Trust) verify(e *dsse.Envelope, payload []byte, now time.Time) (*verified, error) {
 	if len(e.Signatures) == 0 {
 		return nil, ErrUnsigned
 	}
 	message := dsse.PAE(e.PayloadType, payload)
 	seen := map[string]bool{}
-	var names, late []string
+	by := &verified{}
+	var late []string
 	for i, s := range e.Signatures {
 		key := t.find(s.KeyID)
 		if key == nil {
-			return nil, fmt.Errorf("signatures[%d]: key %s is not trusted: %w", i, s.KeyID, ErrSignature)
+			return nil, fmt.Errorf("signatures[%d]: key %.100q is not trusted: %w", i, s.KeyID, ErrSignature)
 		}
 		if seen[s.KeyID] {
 			return nil, fmt.Errorf("signatures[%d]: key %s has signed twice: %w", i, key.Name, ErrSignature)
@@ -170,16 +189,17 @@ func (t *Trust) verify(e *dsse.Envelope, payload []byte, now time.Time) ([]strin
 		if err != nil || !key.Key.verifies(message, signature) {
 			return nil, fmt.Errorf("signatures[%d] of key %s: %w", i, key.Name, ErrSignature)
 		}
+		by.ids = append(by.ids, s.KeyID)
 		if !key.Expires.IsZero() && !now.Before(key.Expires) {
 			late = append(late, fmt.Sprintf("%s expired on %s", key.Name, key.Expires.Format(time.DateOnly)))
 			continue
 		}
-		names = append(names, key.Name)
+		by.names = append(by.names, key.Name)
 	}
-	if len(names) < t.Threshold {
-		return nil, fmt.Errorf("%d of %d needed%s: %w", len(names), t.Threshold, join("; key ", late), ErrThreshold)
+	if len(by.names) < t.Threshold {
+		return nil, fmt.Errorf("%d of %d needed%s: %w", len(by.names), t.Threshold, join("; key ", late), ErrThreshold)
 	}
-	return names, nil
+	return by, nil
 }
 
 // join is each of the words with the prefix before it.

@@ -20,6 +20,8 @@ import (
 var (
 	// ErrPassphrase reports an encrypted key without a passphrase, or with a wrong one.
 	ErrPassphrase = errors.New("passphrase is missing or wrong")
+	// ErrKeyForm reports a key in a form that is not read, such as encrypted PKCS#8.
+	ErrKeyForm = errors.New("key is not in a form that is read: PKCS#8, SEC1 or cosign's, in PEM")
 	// ErrKey reports bytes that are no key of a kind this package signs with: ECDSA on P-256, or Ed25519.
 	ErrKey = errors.New("not an ECDSA P-256 or Ed25519 key")
 )
@@ -30,7 +32,7 @@ type Algorithm uint8
 // The algorithms.
 const (
 	AlgorithmUnknown Algorithm = iota
-	// ECDSAP256 signs the SHA-256 of a message; signatures are ASN.1, as cosign's are. No two of the same message are equal.
+	// ECDSAP256 signs the SHA-256 of a message; signatures are ASN.1, as cosign's are, and deterministic (RFC 6979).
 	ECDSAP256
 	// Ed25519 signs the message itself (RFC 8032).
 	Ed25519
@@ -49,8 +51,13 @@ func ParseAlgorithm(name string) (Algorithm, error) {
 
 // PEM block types.
 const (
-	pemPrivate   = "PRIVATE KEY" // PKCS#8 (RFC 5958)
-	pemPublic    = "PUBLIC KEY"  // SubjectPublicKeyInfo (RFC 5280)
+	pemPrivate = "PRIVATE KEY"    // PKCS#8 (RFC 5958)
+	pemSEC1    = "EC PRIVATE KEY" // (RFC 5915)
+	// pemParameters comes before a SEC1 key of openssl ecparam -genkey, and says what the key says too.
+	pemParameters = "EC PARAMETERS"
+	// pemPKCS8 is PKCS#8 that is encrypted (RFC 5958), which this package does not read.
+	pemPKCS8     = "ENCRYPTED PRIVATE KEY"
+	pemPublic    = "PUBLIC KEY" // SubjectPublicKeyInfo (RFC 5280)
 	pemEncrypted = "ENCRYPTED SIGSTORE PRIVATE KEY"
 	// pemCosign is what cosign wrote before version 2; the content is the same.
 	pemCosign = "ENCRYPTED COSIGN PRIVATE KEY"
@@ -147,16 +154,24 @@ func (k *PublicKey) PEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: der}), nil
 }
 
-// ParsePrivateKey reads what [PrivateKey.PEM] and cosign write. The passphrase is ignored for a key that is not encrypted. The error
-// matches [ErrPassphrase] or [ErrKey] and never shows the key.
+// ParsePrivateKey reads what [PrivateKey.PEM] and cosign write, and what openssl writes without a passphrase: PKCS#8 and SEC1. The passphrase
+// is ignored for a key that is not encrypted. The error matches [ErrPassphrase], [ErrKeyForm] or [ErrKey] and never shows the key.
 func ParsePrivateKey(raw, passphrase []byte) (*PrivateKey, error) {
 	block, err := onlyBlock(raw)
 	if err != nil {
 		return nil, fmt.Errorf("reading the private key: %w", err)
 	}
 	der := block.Bytes
+	parse := x509.ParsePKCS8PrivateKey
 	switch block.Type {
 	case pemPrivate:
+	case pemSEC1:
+		if len(block.Headers) > 0 { // Proc-Type and DEK-Info (RFC 1421)
+			return nil, fmt.Errorf("reading the private key: it is encrypted by openssl, and must be decrypted first with openssl pkey: %w", ErrKeyForm)
+		}
+		parse = func(der []byte) (any, error) { return x509.ParseECPrivateKey(der) }
+	case pemPKCS8:
+		return nil, fmt.Errorf("reading the private key: it is encrypted PKCS#8, and must be decrypted first with openssl pkey: %w", ErrKeyForm)
 	case pemEncrypted, pemCosign:
 		if len(passphrase) == 0 {
 			return nil, fmt.Errorf("reading the private key: it is encrypted: %w", ErrPassphrase)
@@ -164,12 +179,14 @@ func ParsePrivateKey(raw, passphrase []byte) (*PrivateKey, error) {
 		if der, err = encrypted.Decrypt(der, passphrase); err != nil {
 			return nil, fmt.Errorf("decrypting the private key: %w", ErrPassphrase)
 		}
+	case pemPublic:
+		return nil, fmt.Errorf("reading the private key: it is a public key: %w", ErrKeyForm)
 	default:
-		return nil, fmt.Errorf("reading the private key: a PEM block %q: %w", block.Type, ErrKey)
+		return nil, fmt.Errorf("reading the private key: a PEM block %.100q: %w", block.Type, ErrKeyForm)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(der)
+	key, err := parse(der)
 	if err != nil {
-		return nil, fmt.Errorf("reading the private key as PKCS#8: %w", ErrKey)
+		return nil, fmt.Errorf("reading the private key from a PEM block %q: %w", block.Type, ErrKey)
 	}
 	private, err := newPrivate(key)
 	if err != nil {
@@ -178,14 +195,18 @@ func ParsePrivateKey(raw, passphrase []byte) (*PrivateKey, error) {
 	return private, nil
 }
 
-// ParsePublicKey reads a SubjectPublicKeyInfo in PEM. The error matches [ErrKey].
+// ParsePublicKey reads a SubjectPublicKeyInfo in PEM. The error matches [ErrKeyForm] or [ErrKey].
 func ParsePublicKey(raw []byte) (*PublicKey, error) {
 	block, err := onlyBlock(raw)
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key: %w", err)
 	}
-	if block.Type != pemPublic {
-		return nil, fmt.Errorf("reading the public key: a PEM block %q: %w", block.Type, ErrKey)
+	switch block.Type {
+	case pemPublic:
+	case pemPrivate, pemSEC1, pemPKCS8, pemEncrypted, pemCosign:
+		return nil, fmt.Errorf("reading the public key: it is a private key: %w", ErrKeyForm)
+	default:
+		return nil, fmt.Errorf("reading the public key: a PEM block %.100q: %w", block.Type, ErrKeyForm)
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
@@ -198,25 +219,28 @@ func ParsePublicKey(raw []byte) (*PublicKey, error) {
 	return public, nil
 }
 
-// onlyBlock is the PEM block that raw consists of.
+// onlyBlock is the PEM block that raw consists of. Parameters before an EC key do not count.
 func onlyBlock(raw []byte) (*pem.Block, error) {
 	block, rest := pem.Decode(raw)
+	if block != nil && block.Type == pemParameters {
+		block, rest = pem.Decode(rest)
+	}
 	if block == nil {
-		return nil, fmt.Errorf("it has no PEM block: %w", ErrKey)
+		return nil, fmt.Errorf("it has no PEM block: %w", ErrKeyForm)
 	}
 	if next, _ := pem.Decode(rest); next != nil {
-		return nil, fmt.Errorf("it has more than one PEM block: %w", ErrKey)
+		return nil, fmt.Errorf("it has more than one PEM block: %w", ErrKeyForm)
 	}
 	return block, nil
 }
 
-// sign signs a message.
+// sign signs a message, the same one always alike: without a source of randomness crypto/ecdsa signs after RFC 6979, and Ed25519 takes none.
 func (k *PrivateKey) sign(message []byte) ([]byte, error) {
 	if _, ok := k.signer.(ed25519.PrivateKey); ok {
-		return k.signer.Sign(rand.Reader, message, crypto.Hash(0))
+		return k.signer.Sign(nil, message, crypto.Hash(0))
 	}
 	sum := sha256.Sum256(message)
-	return k.signer.Sign(rand.Reader, sum[:], crypto.SHA256)
+	return k.signer.Sign(nil, sum[:], crypto.SHA256)
 }
 
 // verifies tells whether signature is the key's for the message.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestKeysComeBackAsTheyWent(t *testing.T) {
@@ -54,25 +55,57 @@ func TestForeignKeysAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sec1, err := x509.MarshalECPrivateKey(p384)
+	if err != nil {
+		t.Fatal(err)
+	}
 	good, err := key(t, Ed25519).Public().PEM()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, raw := range map[string][]byte{
-		"nothing":           nil,
-		"no PEM":            []byte("ssh-ed25519 AAAA"),
-		"another block":     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		"another curve":     pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: der}),
-		"rubbish in a PEM":  pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: []byte("x")}),
-		"two keys":          append(bytes.Clone(good), good...),
-		"a private one":     pem.EncodeToMemory(&pem.Block{Type: pemPrivate, Bytes: der}),
-		"an encrypted file": pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: []byte("{}")}),
+	for name, tt := range map[string]struct {
+		raw             []byte
+		public, private error
+	}{
+		"nothing":              {nil, ErrKeyForm, ErrKeyForm},
+		"no PEM":               {[]byte("ssh-ed25519 AAAA"), ErrKeyForm, ErrKeyForm},
+		"another block":        {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), ErrKeyForm, ErrKeyForm},
+		"another curve":        {pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: der}), ErrKey, ErrKeyForm},
+		"another curve's SEC1": {pem.EncodeToMemory(&pem.Block{Type: pemSEC1, Bytes: sec1}), ErrKeyForm, ErrKey},
+		"rubbish in a PEM":     {pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: []byte("x")}), ErrKey, ErrKeyForm},
+		"two keys":             {append(bytes.Clone(good), good...), ErrKeyForm, ErrKeyForm},
+		"a private one":        {pem.EncodeToMemory(&pem.Block{Type: pemPrivate, Bytes: der}), ErrKeyForm, ErrKey},
+		"an encrypted file":    {pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: []byte("{}")}), ErrKeyForm, ErrPassphrase},
+		"encrypted PKCS#8":     {pem.EncodeToMemory(&pem.Block{Type: pemPKCS8, Bytes: der}), ErrKeyForm, ErrKeyForm},
+		"encrypted SEC1":       {pem.EncodeToMemory(&pem.Block{Type: pemSEC1, Headers: map[string]string{"DEK-Info": "AES-256-CBC"}, Bytes: sec1}), ErrKeyForm, ErrKeyForm},
 	} {
-		if _, err := ParsePublicKey(raw); !errors.Is(err, ErrKey) {
-			t.Errorf("%s as a public key: want %v, got %v", name, ErrKey, err)
+		if _, err := ParsePublicKey(tt.raw); !errors.Is(err, tt.public) {
+			t.Errorf("%s as a public key: want %v, got %v", name, tt.public, err)
 		}
-		if _, err := ParsePrivateKey(raw, []byte("x")); !errors.Is(err, ErrKey) && !errors.Is(err, ErrPassphrase) {
-			t.Errorf("%s as a private key: want %v, got %v", name, ErrKey, err)
+		if _, err := ParsePrivateKey(tt.raw, []byte("x")); !errors.Is(err, tt.private) {
+			t.Errorf("%s as a private key: want %v, got %v", name, tt.private, err)
+		}
+	}
+}
+
+func TestAKeyOfOpensslSigns(t *testing.T) {
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: pemSEC1, Bytes: sec1})
+	parameters := pem.EncodeToMemory(&pem.Block{Type: pemParameters, Bytes: []byte{6, 8, 42, 134, 72, 206, 61, 3, 1, 7}}) // the name of P-256
+	for _, raw := range [][]byte{text, append(parameters, text...)} {
+		private, err := ParsePrivateKey(raw, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Open(alone(t, private), TrustKeys(trusted("k", private)), now); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -101,8 +134,25 @@ func TestATrustPolicyNamesEveryFault(t *testing.T) {
 			t.Errorf("%q is not among the faults:\n%v", want, err)
 		}
 	}
-	if _, err := ParseTrust([]byte(good + "threshhold: 2\n")); err == nil {
-		t.Error("an unknown field was passed over")
+	for name, bad := range map[string]string{
+		"an unknown field":          good + "threshhold: 2\n",
+		"a field in another case":   good + "THRESHOLD: 1\n",
+		"a field twice":             good + "threshold: 1\n",
+		"a second document":         good + "---\n" + good,
+		"a second document, broken": good + "---\n{",
+		"nothing":                   "",
+		"a time that is none":       good + "    expires: tomorrow\n",
+	} {
+		if _, err := ParseTrust([]byte(bad)); err == nil {
+			t.Errorf("%s was passed over", name)
+		}
+	}
+	trust, err := ParseTrust([]byte("---\n" + good + "    expires: 2027-01-31T00:00:00Z\n---\n"))
+	if err == nil {
+		t.Errorf("an empty second document was passed over: %+v", trust)
+	}
+	if trust, err = ParseTrust([]byte("---\n" + good + "    expires: 2027-01-31T00:00:00Z\n")); err != nil || trust.Keys[0].Expires.Format(time.DateOnly) != "2027-01-31" {
+		t.Errorf("a key with an end: %+v, %v", trust, err)
 	}
 }
 

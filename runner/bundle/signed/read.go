@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,15 +20,22 @@ type ReadOptions struct {
 	Trust *Trust
 	// Now is held against the expiry of keys and bundle.
 	Now time.Time
-	// LastSerial is the highest serial seen before; an older bundle is refused.
-	LastSerial uint64
+	// Seen are the highest serials seen before, by [PublicKey.ID], and by [Unsigned] for bundles of which no signature was asked for. A
+	// bundle is refused when it is older than the highest of any trusted key that has signed it.
+	Seen map[string]uint64
 }
+
+// Unsigned stands for a key where no signature is asked for.
+const Unsigned = "unsigned"
 
 // Result is what is known about a bundle that was read.
 type Result struct {
 	Statement *Statement
 	// Signers are the names of the trusted keys whose signatures counted; nil when no trust was asked for.
 	Signers []string
+	// Keys are the identifiers of the trusted keys that have signed, also of those whose time is over; [Unsigned] alone when no trust was asked
+	// for. The bundle's serial is from then on the last seen of each.
+	Keys []string
 }
 
 // Read verifies a bundle from its first byte to its last and calls each for every entry, in order, with its content. What each leaves unread
@@ -43,11 +52,13 @@ func Read(ctx context.Context, bundle io.Reader, o ReadOptions, each func(Entry,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrContent, err)
 	}
-	var result Result
+	result := Result{Keys: []string{Unsigned}}
 	if o.Trust != nil {
-		if result.Signers, err = o.Trust.verify(e, payload, o.Now); err != nil {
+		by, err := o.Trust.verify(e, payload, o.Now)
+		if err != nil {
 			return nil, fmt.Errorf("verifying the bundle: %w", err)
 		}
+		result.Signers, result.Keys = by.names, by.ids
 	}
 	if result.Statement, err = openStatement(payload); err != nil {
 		return nil, err
@@ -56,13 +67,24 @@ func Read(ctx context.Context, bundle io.Reader, o ReadOptions, each func(Entry,
 	if !p.Expires.IsZero() && !o.Now.Before(p.Expires) {
 		return nil, fmt.Errorf("verifying the bundle: on %s: %w", p.Expires.Format(time.RFC3339), ErrExpired)
 	}
-	if p.Serial < o.LastSerial {
-		return nil, fmt.Errorf("verifying the bundle: its serial is %d, the last seen %d: %w", p.Serial, o.LastSerial, ErrRollback)
+	if err := result.CheckSerial(o.Seen); err != nil {
+		return nil, err
 	}
 	if err := readEntries(bundle, result.Statement, each); err != nil {
 		return nil, err
 	}
 	return &result, nil
+}
+
+// CheckSerial tells whether the bundle is older than one seen before, with the meaning of [ReadOptions]. Who remembers serials asks again
+// when nobody else can change them. The error matches [ErrRollback].
+func (r *Result) CheckSerial(seen map[string]uint64) error {
+	for _, key := range r.Keys {
+		if last := seen[key]; r.Statement.Predicate.Serial < last {
+			return fmt.Errorf("verifying the bundle: its serial is %d, the last seen %d (%s): %w", r.Statement.Predicate.Serial, last, key, ErrRollback)
+		}
+	}
+	return nil
 }
 
 // readEnvelope reads the first entry, whose size is the only thing that the tar itself says and is believed, within a limit.
@@ -104,7 +126,7 @@ func readEntries(bundle io.Reader, s *Statement, each func(Entry, io.Reader) err
 			return fmt.Errorf("reading the header of entry %d, %s: %w", i, e.Name, cut(err))
 		}
 		if !bytes.Equal(want, head) {
-			return fmt.Errorf("reading the header of entry %d: it is not that of %s with %d bytes, which the list has there%s: %w", i, e.Name, e.Size, found(head), ErrContent)
+			return fmt.Errorf("reading the header of entry %d: it is not that of %s with %d bytes, which the list has there,%s: %w", i, e.Name, e.Size, found(head, e), ErrContent)
 		}
 		if err := readEntry(bundle, e, each); err != nil {
 			return fmt.Errorf("reading entry %d, %s: %w", i, e.Name, err)
@@ -162,11 +184,42 @@ func cut(err error) error {
 	return err
 }
 
-// found is what a foreign header names, for the error.
-func found(head []byte) string {
-	h, err := tar.NewReader(bytes.NewReader(head)).Next()
-	if err != nil {
-		return ""
+// foreignTypes are the types of ustar, PAX and GNU entries that a bundle cannot have.
+var foreignTypes = map[byte]string{
+	tar.TypeLink: "a hard link", tar.TypeSymlink: "a symbolic link", tar.TypeChar: "a character device", tar.TypeBlock: "a block device",
+	tar.TypeDir: "a directory", tar.TypeFifo: "a FIFO", tar.TypeCont: "a contiguous file",
+	tar.TypeXHeader: "a PAX extension", tar.TypeXGlobalHeader: "a global PAX extension",
+	tar.TypeGNULongName: "a long name of GNU's", tar.TypeGNULongLink: "a long link of GNU's", tar.TypeGNUSparse: "a sparse file of GNU's",
+}
+
+// The places of a ustar header that tell it from the one the list allows.
+const (
+	typeAt  = 156
+	magicAt = 257
+	magic   = "ustar\x0000" // with the version; GNU's has spaces
+)
+
+// found is what a foreign header is, for the error.
+func found(head []byte, want Entry) string {
+	if !slices.ContainsFunc(head, func(b byte) bool { return b != 0 }) {
+		return " but the end of the archive"
 	}
-	return fmt.Sprintf(" but of %q with %d bytes", h.Name, h.Size)
+	name, _, _ := strings.Cut(string(head[:maxName]), "\x00")
+	if kind := head[typeAt]; kind != tar.TypeReg {
+		what, ok := foreignTypes[kind]
+		if !ok {
+			what = fmt.Sprintf("an entry of type %q", kind)
+		}
+		return fmt.Sprintf(" but of %s, %q", what, name)
+	}
+	h, err := tar.NewReader(bytes.NewReader(head)).Next()
+	switch {
+	case err != nil:
+		return " but no header of a tar"
+	case h.Name != want.Name || h.Size != want.Size:
+		return fmt.Sprintf(" but of %q with %d bytes", h.Name, h.Size)
+	case string(head[magicAt:magicAt+len(magic)]) != magic:
+		return " but of the same name and size in another format than ustar"
+	}
+	return " but of the same name and size with another mode, owner or time"
 }

@@ -1,11 +1,13 @@
 package signed
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 )
 
 // The apiVersion and kind of a trust policy.
@@ -35,22 +37,32 @@ func TrustKeys(keys ...TrustedKey) *Trust { return &Trust{Threshold: 1, Keys: ke
 
 // trustFile is a trust policy as a person writes it.
 type trustFile struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Threshold  int    `json:"threshold"`
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	Threshold  int    `yaml:"threshold"`
 	Keys       []struct {
-		Name      string    `json:"name"`
-		PublicKey string    `json:"publicKey"`
-		Expires   time.Time `json:"expires,omitzero"`
-	} `json:"keys"`
+		Name      string  `yaml:"name"`
+		PublicKey string  `yaml:"publicKey"`
+		Expires   *string `yaml:"expires"`
+	} `yaml:"keys"`
 }
 
 // ParseTrust reads a trust policy in YAML: apiVersion gapproof.dev/v1alpha1, kind TrustPolicy, threshold, and keys with name, publicKey (PEM)
-// and, optionally, expires (RFC 3339). Every fault is reported at once with its field.
+// and, optionally, expires (RFC 3339). It is one document; fields that are unknown, doubled or in another case are faults, because a policy
+// must not mean less than it says. Every fault is reported at once with its field.
 func ParseTrust(raw []byte) (*Trust, error) {
 	var f trustFile
-	if err := yaml.UnmarshalStrict(raw, &f); err != nil {
+	d := yaml.NewDecoder(bytes.NewReader(raw))
+	d.KnownFields(true)
+	err := d.Decode(&f)
+	if errors.Is(err, io.EOF) {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading the trust policy: %w", err)
+	}
+	if err := d.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("reading the trust policy: there is more behind its first document")
 	}
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -71,6 +83,12 @@ func ParseTrust(raw []byte) (*Trust, error) {
 			}
 		}
 		names[k.Name] = i
+		var expires time.Time
+		if k.Expires != nil {
+			if expires, err = time.Parse(time.RFC3339, *k.Expires); err != nil {
+				fault("keys[%d].expires: %.100q is not a time such as 2027-01-31T00:00:00Z (RFC 3339)", i, *k.Expires)
+			}
+		}
 		key, err := ParsePublicKey([]byte(k.PublicKey))
 		if err != nil {
 			fault("keys[%d].publicKey: %w", i, err)
@@ -80,7 +98,7 @@ func ParseTrust(raw []byte) (*Trust, error) {
 			fault("keys[%d].publicKey: is the same as keys[%d]'s; one key cannot count twice", i, first)
 		}
 		ids[key.ID()] = i
-		t.Keys = append(t.Keys, TrustedKey{Name: k.Name, Expires: k.Expires, Key: key})
+		t.Keys = append(t.Keys, TrustedKey{Name: k.Name, Expires: expires, Key: key})
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, fmt.Errorf("reading the trust policy: %w", err)

@@ -33,7 +33,7 @@ type WriteOptions struct {
 }
 
 // Write writes a bundle of the sources in their order and returns what it says of itself. The same sources and options give the same
-// bytes, but for ECDSA's signatures, which differ each time.
+// bytes, signatures too.
 func Write(ctx context.Context, w io.Writer, sources []Source, o WriteOptions) (*Statement, error) {
 	s := &Statement{
 		Type: StatementType, PredicateType: PredicateType,
@@ -194,7 +194,7 @@ func AddSignatures(ctx context.Context, w io.Writer, bundle io.Reader, keys []*P
 // openStatement reads a payload whose signatures have been verified, or that is about to be signed.
 func openStatement(payload []byte) (*Statement, error) {
 	var s Statement
-	if err := decodeStrict(payload, &s); err != nil {
+	if err := decodeStrict(payload, maxObjects, &s); err != nil {
 		return nil, fmt.Errorf("reading the statement: %w: %w", ErrContent, err)
 	}
 	if err := s.validate(); err != nil {

@@ -69,7 +69,8 @@ build another.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			profiles, err := chosenProfiles(pods, o)
-			if err != nil {
+			p, errPack := a.packing(c, o, time.Now())
+			if err := errors.Join(err, from.check(), errPack); err != nil {
 				return err
 			}
 			if race {
@@ -86,8 +87,8 @@ build another.`,
 			for _, i := range lock.Images {
 				fmt.Fprintf(a.out, "%s\n", i.Reference())
 			}
-			if o.out != "" {
-				return a.pack(c.Context(), lock, o)
+			if p != nil {
+				return a.pack(c.Context(), lock, p)
 			}
 			return nil
 		},

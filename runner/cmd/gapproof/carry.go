@@ -1,16 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,108 +16,75 @@ import (
 	"golang.org/x/term"
 
 	"github.com/gapproof/gapproof/images"
-	kindconfigs "github.com/gapproof/gapproof/kind-configs"
 	"github.com/gapproof/gapproof/runner/bundle"
 	"github.com/gapproof/gapproof/runner/bundle/signed"
-	"github.com/gapproof/gapproof/scenarios/catalogue"
+	"github.com/gapproof/gapproof/runner/compare"
 )
 
 // passphraseVariable holds the passphrase of private keys where there is no terminal to ask at.
 const passphraseVariable = "GAPPROOF_PASSPHRASE"
 
-// packOptions are the flags of bundle create that say how its file is made.
-type packOptions struct {
-	out     string
-	serial  uint64
-	expires string
-	keys    []string
-	include []string
+// keyFile is a private key as it lies on the disk.
+type keyFile struct {
+	path string
+	raw  []byte
+	key  *signed.PrivateKey // nil where it needs a passphrase
 }
 
-func (o *packOptions) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&o.out, "out", "o", "", "also write the lab as one bundle into this file, to be carried across the gap")
-	c.Flags().Uint64Var(&o.serial, "serial", 0, "the bundle's serial; a site refuses one below the last it has loaded")
-	c.Flags().StringVar(&o.expires, "expires", "", "day after which the bundle is refused, such as 2027-01-31")
-	c.Flags().StringArrayVar(&o.keys, "key", nil, "private key that signs the bundle; may be given several times")
-	c.Flags().StringArrayVar(&o.include, "include", nil, "folder of your own, such as policies, to be carried as include/NAME; may be given several times")
-}
-
-// pack writes the lab, this binary, the topologies, the catalogue and the included folders as a bundle.
-func (a *app) pack(ctx context.Context, lock *images.Lock, o packOptions) error {
-	w := signed.WriteOptions{Root: bundle.SubjectEntry, Serial: o.serial, Version: version, Platform: lock.Platform}
-	if o.expires != "" {
-		day, err := time.Parse(time.DateOnly, o.expires)
-		if err != nil {
-			return usageError{fmt.Errorf("--expires: %q is not a day such as 2027-01-31", o.expires)}
-		}
-		w.Expires = day
-	}
-	var err error
-	if w.Keys, err = a.privateKeys(o.keys); err != nil {
-		return err
-	}
-	sources, err := bundle.Sources(a.labDir())
-	if err != nil {
-		return err
-	}
-	own, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	sources = append(sources, signed.Source{Name: "bin/gapproof", Open: func() (io.ReadCloser, error) { return os.Open(own) }})
-	for _, of := range []struct {
-		fs     fs.FS
-		prefix string
-	}{{kindconfigs.Files(), "kind-configs/"}, {catalogue.FS, "scenarios/"}} {
-		more, err := bundle.FSSources(of.fs, of.prefix)
-		if err != nil {
-			return err
-		}
-		sources = append(sources, more...)
-	}
-	for _, dir := range o.include {
-		more, err := bundle.TreeSources(dir, "include/"+filepath.Base(filepath.Clean(dir))+"/")
-		if err != nil {
-			return usageError{fmt.Errorf("--include: %w", err)}
-		}
-		sources = append(sources, more...)
-	}
-	end := a.waiting("writing " + o.out)
-	defer end()
-	started := time.Now()
-	var s *signed.Statement
-	err = writeFile(o.out, func(f io.Writer) (err error) {
-		s, err = signed.Write(ctx, f, sources, w)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("writing the bundle: %w", err)
-	}
-	a.done(fmt.Sprintf("bundle of %d entries, %d MiB, signatures: %d", len(s.Predicate.Entries), s.Size()>>20, len(w.Keys)), time.Since(started))
-	return nil
-}
-
-// privateKeys reads the named files. A passphrase is asked for once, and only where a key needs one.
-func (a *app) privateKeys(paths []string) ([]*signed.PrivateKey, error) {
-	var keys []*signed.PrivateKey
-	passphrase := []byte(os.Getenv(passphraseVariable))
+// readKeys reads the named files and reports every fault at once. It asks for nothing.
+func readKeys(paths []string) ([]keyFile, error) {
+	var files []keyFile
+	var faults []error
 	for _, path := range paths {
 		raw, err := os.ReadFile(path)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--key: %w", err)}
+			faults = append(faults, fmt.Errorf("--key: %w", err))
+			continue
 		}
-		k, err := signed.ParsePrivateKey(raw, passphrase)
-		if errors.Is(err, signed.ErrPassphrase) && len(passphrase) == 0 {
-			if passphrase, err = a.askPassphrase("passphrase of " + path); err == nil {
-				k, err = signed.ParsePrivateKey(raw, passphrase)
+		k, err := signed.ParsePrivateKey(raw, nil)
+		if err != nil && !errors.Is(err, signed.ErrPassphrase) {
+			faults = append(faults, fmt.Errorf("--key %s: %w", path, err))
+		}
+		files = append(files, keyFile{path, raw, k})
+	}
+	return files, errors.Join(faults...)
+}
+
+// unlock decrypts the keys. A passphrase is asked for once, and only where a key needs one.
+func (a *app) unlock(files []keyFile) ([]*signed.PrivateKey, error) {
+	var keys []*signed.PrivateKey
+	seen := map[string]string{}
+	passphrase := []byte(os.Getenv(passphraseVariable))
+	for _, f := range files {
+		if f.key == nil {
+			var err error
+			if len(passphrase) == 0 {
+				passphrase, err = a.askPassphrase("passphrase of " + f.path)
+			}
+			if err == nil {
+				f.key, err = signed.ParsePrivateKey(f.raw, passphrase)
+			}
+			if err != nil {
+				return nil, usageError{fmt.Errorf("--key %s: %w", f.path, err)}
 			}
 		}
-		if err != nil {
-			return nil, usageError{fmt.Errorf("--key %s: %w", path, err)}
+		id := f.key.Public().ID()
+		if first, ok := seen[id]; ok {
+			return nil, usageError{fmt.Errorf("--key %s: is the same key as --key %s; one key does not count twice", f.path, first)}
 		}
-		keys = append(keys, k)
+		seen[id] = f.path
+		keys = append(keys, f.key)
 	}
 	return keys, nil
+}
+
+// privateKeys reads and decrypts the named files.
+func (a *app) privateKeys(paths []string) ([]*signed.PrivateKey, error) {
+	files, err := readKeys(paths)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return a.unlock(files)
 }
 
 // askPassphrase asks at the terminal; without one it is an error that says what to set.
@@ -171,8 +136,8 @@ for at the terminal, in the form that cosign reads; --no-passphrase writes it as
 			if err != nil {
 				return err
 			}
-			if err := errors.Join(writeNew(out+".key", private, 0o600), writeNew(out+".pub", public, 0o644)); err != nil {
-				return usageError{err}
+			if err := writeNew(newFile{out + ".key", private, 0o600}, newFile{out + ".pub", public, 0o644}); err != nil {
+				return hinted{usageError{err}, "gapproof bundle key --out ANOTHER"}
 			}
 			fmt.Fprintf(a.out, "%s.key\n%s.pub\n%s\n", out, out, k.Public().ID())
 			return nil
@@ -184,14 +149,46 @@ for at the terminal, in the form that cosign reads; --no-passphrase writes it as
 	return c
 }
 
-// writeNew writes a file that must not exist: a key is never overwritten.
-func writeNew(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
+// newFile is a file that is not there yet.
+type newFile struct {
+	path string
+	data []byte
+	mode os.FileMode
+}
+
+// writeNew writes all of the files or none. None may exist: a key is never overwritten, and a half of a pair is of no use beside the other half of
+// another.
+func writeNew(files ...newFile) (err error) {
+	var open []*os.File
+	defer func() {
+		for _, f := range open {
+			f.Close()
+			if err != nil {
+				os.Remove(f.Name())
+			}
+		}
+	}()
+	var faults []error
+	for _, n := range files {
+		f, err := os.OpenFile(n.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, n.mode)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		open = append(open, f)
+	}
+	if err := errors.Join(faults...); err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
+	for i, n := range files {
+		if _, err := open[i].Write(n.data); err != nil {
+			return err
+		}
+		if err := open[i].Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) bundleSign() *cobra.Command {
@@ -207,18 +204,25 @@ change, so that several people can sign one after the other.`,
 			if len(keys) == 0 {
 				return hinted{usageError{errors.New("--key: is required")}, "gapproof bundle key"}
 			}
-			private, err := a.privateKeys(keys)
-			if err != nil {
-				return err
-			}
 			if out == "" {
 				out = args[0]
+			}
+			files, err := readKeys(keys)
+			if err := errors.Join(checkOut("--out", out), err); err != nil {
+				return hinted{usageError{err}, c.CommandPath() + " --help"}
+			}
+			private, err := a.unlock(files)
+			if err != nil {
+				return err
 			}
 			return a.withBundle(args[0], func(f io.Reader) error {
 				err := writeFile(out, func(w io.Writer) error {
 					_, err := signed.AddSignatures(c.Context(), w, f, private)
 					return err
 				})
+				if errors.Is(err, signed.ErrSigned) {
+					return hinted{usageError{err}, "gapproof bundle sign FILE --key PRIVATE, with the key of somebody who has not"}
+				}
 				if err == nil {
 					fmt.Fprintf(a.err, "signed by %d more in %s\n", len(private), out)
 				}
@@ -230,6 +234,9 @@ change, so that several people can sign one after the other.`,
 	c.Flags().StringVarP(&out, "out", "o", "", "file to write (default: the bundle itself, replaced in one step)")
 	return c
 }
+
+// trustHint is how whose signatures count is said.
+const trustHint = "--key PUBLIC, the .pub file of whoever made it"
 
 // trustOptions are the flags that say whose signatures a bundle needs.
 type trustOptions struct {
@@ -252,7 +259,7 @@ func (o *trustOptions) signedFlags(c *cobra.Command) {
 // signedTrust reads the keys or the policy, one of which is needed.
 func (o *trustOptions) signedTrust() (*signed.Trust, error) {
 	if (len(o.keys) > 0) == (o.policy != "") {
-		return nil, usageError{errors.New("one of --key and --trust is needed, and they do not go together")}
+		return nil, hinted{usageError{errors.New("one of --key and --trust is needed, and they do not go together")}, trustHint}
 	}
 	return o.trust()
 }
@@ -266,7 +273,7 @@ func (o *trustOptions) trust() (*signed.Trust, error) {
 		}
 	}
 	if given != 1 {
-		return nil, usageError{errors.New("one of --key, --trust and --unsigned is needed, and no two of them go together")}
+		return nil, hinted{usageError{errors.New("one of --key, --trust and --unsigned is needed, and no two of them go together")}, trustHint}
 	}
 	if o.policy != "" {
 		raw, err := os.ReadFile(o.policy)
@@ -301,12 +308,15 @@ func (o *trustOptions) trust() (*signed.Trust, error) {
 func (a *app) withBundle(path string, do func(io.Reader) error) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return usageError{fmt.Errorf("opening the bundle: %w", err)}
+		return hinted{usageError{fmt.Errorf("opening the bundle: %w", err)}, "gapproof bundle --help"}
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return hinted{usageError{fmt.Errorf("opening the bundle: %s is a folder", path)}, "gapproof bundle --help"}
+	}
 	end := a.waiting("reading " + path)
 	defer end()
-	return bundleError(do(f))
+	return bundleError(do(f), path)
 }
 
 // refused is a bundle that must not be used.
@@ -314,12 +324,23 @@ type refused struct{ error }
 
 func (e refused) Unwrap() error { return e.error }
 
-func bundleError(err error) error {
-	for _, is := range []error{
-		signed.ErrContent, signed.ErrSignature, signed.ErrThreshold, signed.ErrUnsigned, signed.ErrExpired, signed.ErrRollback, images.ErrNotLocked,
+// bundleError makes an error of what a bundle is a refusal, with what can be done about it.
+func bundleError(err error, path string) error {
+	for _, r := range []struct {
+		is   error
+		hint string
+	}{
+		{signed.ErrUnsigned, "gapproof bundle sign FILE --key PRIVATE, where it was made"},
+		{signed.ErrSignature, trustHint + "; or it was changed on its way: sha256sum " + compare.ShellQuote(path) + " on both sides"},
+		{signed.ErrThreshold, "gapproof bundle sign FILE --key PRIVATE, with the key of somebody who has not signed yet"},
+		{signed.ErrExpired, "gapproof bundle create --out FILE --expires DAY, where it was made"},
+		{signed.ErrRollback, "gapproof bundle create --out FILE --serial N, with no less than the last seen, where it was made"},
+		{bundle.ErrPlatform, "gapproof bundle create --out FILE, on a machine like this one"},
+		{bundle.ErrLab, "gapproof bundle create --out FILE, where it was made"},
+		{signed.ErrContent, "carry it again: sha256sum " + compare.ShellQuote(path) + " must be the same on both sides"},
 	} {
-		if errors.Is(err, is) {
-			return refused{fmt.Errorf("REFUSED: %w", err)}
+		if errors.Is(err, r.is) {
+			return hinted{refused{fmt.Errorf("REFUSED: %w", err)}, r.hint}
 		}
 	}
 	return err
@@ -330,22 +351,18 @@ func (a *app) bundleVerify() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Verify a bundle from its first byte to its last",
-		Long: `verify holds the signatures against the keys or the trust policy, then every byte of the bundle against the signed list. It writes nothing.
+		Long: `verify holds the signatures against the keys or the trust policy, every byte of the bundle against the signed list, and what it carries
+against its lock: every image down to its layers, and every file. It writes nothing. What it takes, load takes too.
 
 Exit codes: 0 the bundle may be loaded, 1 it is refused, 2 usage, 4 it could not be read.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			trust, err := o.trust()
-			if err != nil {
-				return err
-			}
-			serials, err := a.readSerials()
+			o, err := o.read(a)
 			if err != nil {
 				return err
 			}
 			return a.withBundle(args[0], func(f io.Reader) error {
-				result, err := signed.Read(c.Context(), f, signed.ReadOptions{Trust: trust, Now: time.Now(), LastSerial: serials[trustName(trust)]},
-					func(signed.Entry, io.Reader) error { return nil })
+				result, _, err := bundle.Verify(c.Context(), f, o)
 				if err == nil {
 					fmt.Fprintln(a.out, "VERIFIED: "+describeBundle(result))
 				}
@@ -357,6 +374,16 @@ Exit codes: 0 the bundle may be loaded, 1 it is refused, 2 usage, 4 it could not
 	return c
 }
 
+// read is what a bundle is held against: the trust, the time, and the serials that this host remembers.
+func (o *trustOptions) read(a *app) (signed.ReadOptions, error) {
+	trust, err := o.trust()
+	if err != nil {
+		return signed.ReadOptions{}, err
+	}
+	seen, err := a.serials().Read()
+	return signed.ReadOptions{Trust: trust, Now: time.Now(), Seen: seen}, a.serialsError(err)
+}
+
 // describeBundle is one line about a bundle that was read.
 func describeBundle(r *signed.Result) string {
 	p := r.Statement.Predicate
@@ -364,8 +391,16 @@ func describeBundle(r *signed.Result) string {
 	if len(r.Signers) > 0 {
 		by = "signed by " + strings.Join(r.Signers, " and ")
 	}
-	return fmt.Sprintf("%d entries, %d MiB, serial %d, made by gapproof %s for %s, %s",
-		len(p.Entries), r.Statement.Size()>>20, p.Serial, p.Version, p.Platform, by)
+	return fmt.Sprintf("%d entries, %d MiB, serial %s, made by gapproof %s for %s, %s",
+		len(p.Entries), r.Statement.Size()>>20, serialText(p.Serial), p.Version, p.Platform, by)
+}
+
+// serialText is a serial, and of 0 what it does not do.
+func serialText(serial uint64) string {
+	if serial == 0 {
+		return "0 (an older bundle could not be told from it)"
+	}
+	return strconv.FormatUint(serial, 10)
 }
 
 func (a *app) bundleLoad() *cobra.Command {
@@ -374,26 +409,32 @@ func (a *app) bundleLoad() *cobra.Command {
 		Use:   "load FILE",
 		Short: "Verify a bundle and make it this host's lab",
 		Long: `load verifies as verify does while it unpacks beside the lab, and puts the new lab in the old one's place when the last byte was verified.
-The serial is remembered per set of keys: an older bundle of the same signers is refused from then on.`,
+The serial is remembered for each key that has signed: an older bundle of any of them is refused from then on, whichever other keys are
+trusted. It is remembered before the lab changes. One command at a time changes a lab; another one waits.
+
+Exit codes: 0 the bundle is loaded, 1 it is refused, 2 usage, 4 it could not be read or the lab could not be written.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			trust, err := o.trust()
-			if err != nil {
-				return err
-			}
-			serials, err := a.readSerials()
+			read, err := o.read(a)
 			if err != nil {
 				return err
 			}
 			return a.withBundle(args[0], func(f io.Reader) error {
-				result, lock, err := bundle.Load(c.Context(), f, a.labDir(), signed.ReadOptions{
-					Trust: trust, Now: time.Now(), LastSerial: serials[trustName(trust)],
+				var remembered *signed.Result
+				result, lock, err := bundle.Load(c.Context(), f, a.labDir(), bundle.LoadOptions{
+					ReadOptions: read, Waiting: a.waitingForLab,
+					Accept: func(r *signed.Result) error {
+						err := a.serials().Remember(c.Context(), r)
+						if err == nil {
+							remembered = r
+						}
+						return a.serialsError(err)
+					},
 				})
-				if err != nil {
-					return err
+				if err != nil && remembered != nil {
+					return fmt.Errorf("%w (serial %d is remembered; load it again)", err, remembered.Statement.Predicate.Serial)
 				}
-				serials[trustName(trust)] = result.Statement.Predicate.Serial
-				if err := a.writeSerials(serials); err != nil {
+				if err != nil {
 					return err
 				}
 				fmt.Fprintln(a.out, "LOADED: "+describeBundle(result))
@@ -406,52 +447,17 @@ The serial is remembered per set of keys: an older bundle of the same signers is
 	return c
 }
 
-// serialsPath is where the highest serials that were loaded are kept.
-func (a *app) serialsPath() string { return filepath.Join(a.stateDir, "bundle-serials.json") }
-
-// readSerials are the highest serials by the name of the trust; none were seen where there is no file.
-func (a *app) readSerials() (map[string]uint64, error) {
-	raw, err := os.ReadFile(a.serialsPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]uint64{}, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the serials seen: %w", err)
-	}
-	var serials map[string]uint64
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if err := d.Decode(&serials); err != nil || serials == nil {
-		// Forgetting them would let an older bundle in.
-		return nil, hinted{fmt.Errorf("reading the serials seen: %s is damaged", a.serialsPath()), "remove it if you know which bundle was loaded last"}
-	}
-	return serials, nil
+// serials is where the highest serials that were loaded are kept.
+func (a *app) serials() bundle.Serials {
+	return bundle.Serials(filepath.Join(a.stateDir, "bundle-serials.json"))
 }
 
-func (a *app) writeSerials(serials map[string]uint64) error {
-	raw, err := json.MarshalIndent(serials, "", "  ")
-	if err != nil {
-		return fmt.Errorf("keeping the serial: %w", err)
+// serialsError says what to do about a damaged memory, which is not forgotten by itself: that would let an older bundle in.
+func (a *app) serialsError(err error) error {
+	if errors.Is(err, bundle.ErrSerials) {
+		return hinted{err, "rm " + compare.ShellQuote(string(a.serials())) + ", if you know which bundle was loaded last"}
 	}
-	if err := os.MkdirAll(a.stateDir, 0o700); err != nil {
-		return fmt.Errorf("keeping the serial: %w", err)
-	}
-	return writeFile(a.serialsPath(), func(w io.Writer) error {
-		_, err := w.Write(append(raw, '\n'))
-		return err
-	})
-}
-
-// trustName names a set of keys by their identifiers; "unsigned" for none.
-func trustName(t *signed.Trust) string {
-	if t == nil {
-		return "unsigned"
-	}
-	var ids []string
-	for _, k := range t.Keys {
-		ids = append(ids, k.Key.ID())
-	}
-	slices.Sort(ids)
-	return strings.Join(ids, " ")
+	return err
 }
 
 func (a *app) bundleInspect() *cobra.Command {
@@ -465,13 +471,21 @@ func (a *app) bundleInspect() *cobra.Command {
 				return err
 			}
 			p := s.Predicate
-			fmt.Fprintf(a.out, "serial %d · gapproof %s · %s · %d entries · %d MiB · signatures not verified\n\n", p.Serial, p.Version, p.Platform, len(p.Entries), s.Size()>>20)
+			fmt.Fprintf(a.out, "serial %s · gapproof %s · %s · %d entries · %d MiB · signatures not verified\n\n", serialText(p.Serial), p.Version, p.Platform, len(p.Entries), s.Size()>>20)
 			if !p.Expires.IsZero() {
-				fmt.Fprintf(a.out, "expires %s\n\n", p.Expires.Format(time.DateOnly))
+				fmt.Fprintf(a.out, "taken before %s\n\n", p.Expires.Format(time.RFC3339))
 			}
 			for _, i := range lock.Images {
 				fmt.Fprintf(a.out, "%8.1f MiB  %s\n", float64(i.Size)/(1<<20), i.Reference())
 			}
+			var layout int64
+			blobs := 0
+			for _, e := range p.Entries {
+				if strings.HasPrefix(e.Name, "layout/") {
+					layout, blobs = layout+e.Size, blobs+1
+				}
+			}
+			fmt.Fprintf(a.out, "%8.1f MiB  layout/ with the images, %d files\n", float64(layout)/(1<<20), blobs)
 			for _, e := range p.Entries {
 				if !strings.HasPrefix(e.Name, "layout/") {
 					fmt.Fprintf(a.out, "%8.1f MiB  %s sha256:%s\n", float64(e.Size)/(1<<20), e.Name, e.SHA256)
@@ -482,30 +496,14 @@ func (a *app) bundleInspect() *cobra.Command {
 	}
 }
 
-// lockLimit bounds the lock that is held in memory; a lab's has some ten kilobytes.
-const lockLimit = 4 << 20
-
 // inspect reads a bundle whole, without looking at signatures, and returns its lock and statement.
 func (a *app) inspect(ctx context.Context, path string) (lock *images.Lock, s *signed.Statement, err error) {
 	err = a.withBundle(path, func(f io.Reader) error {
-		result, err := signed.Read(ctx, f, signed.ReadOptions{Now: time.Time{}}, func(e signed.Entry, r io.Reader) error {
-			if e.Name != "lock.json" {
-				return nil
-			}
-			raw, err := io.ReadAll(io.LimitReader(r, lockLimit))
-			if err != nil {
-				return err
-			}
-			lock, err = images.DecodeLock(bytes.NewReader(raw))
-			return err
-		})
+		result, l, err := bundle.Inspect(ctx, f)
 		if err != nil {
 			return err
 		}
-		if lock == nil {
-			return fmt.Errorf("looking for its lock: there is none: %w", signed.ErrContent)
-		}
-		s = result.Statement
+		lock, s = l, result.Statement
 		return nil
 	})
 	return lock, s, err
@@ -515,8 +513,9 @@ func (a *app) bundleDiff() *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Show what two bundles carry differently",
-		Long:  "diff compares images by name and digest and all other files by content. It exits 1 when the bundles differ.",
-		Args:  cobra.ExactArgs(2),
+		Long: `diff compares images by name and digest, and all files of the bundles by content, those of the image layout too: images that are the same
+can still travel with another bill of what belongs to them. It exits 1 when the bundles differ.`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			var carried [2]map[string]string
 			for i, path := range args {
@@ -529,9 +528,11 @@ func (a *app) bundleDiff() *cobra.Command {
 					carried[i]["image "+image.Name+":"+image.Tag] = image.Digest
 				}
 				for _, e := range s.Predicate.Entries {
-					if !strings.HasPrefix(e.Name, "layout/") && e.Name != "lock.json" {
-						carried[i]["file "+e.Name] = "sha256:" + e.SHA256
+					kind := "file "
+					if strings.HasPrefix(e.Name, "layout/") {
+						kind = "part of " // after the images in the order of the lines
 					}
+					carried[i][kind+e.Name] = "sha256:" + e.SHA256
 				}
 			}
 			if lines := differences(carried[0], carried[1]); len(lines) > 0 {

@@ -59,15 +59,21 @@ func (o *sourceOptions) hint() string {
 	return hint
 }
 
+// check says what is wrong with the flags of create.
+func (o *sourceOptions) check() error {
+	switch {
+	case o.source == sourceModules && len(o.registries) > 0:
+		return hinted{usageError{errors.New("--registry: nothing is pulled from --source modules")}, "gapproof bundle create --source upstream"}
+	case o.source != sourceModules && o.source != sourceUpstream:
+		return usageError{fmt.Errorf("--source: %q is not %s or %s", o.source, sourceModules, sourceUpstream)}
+	}
+	return nil
+}
+
 // create makes the lab from the source that was asked for.
 func (a *app) create(ctx context.Context, from sourceOptions, o bundle.Options) (*images.Lock, error) {
-	switch {
-	case from.source == sourceModules && len(from.registries) > 0:
-		return nil, hinted{usageError{errors.New("--registry: nothing is pulled from --source modules")}, "gapproof bundle create --source upstream"}
-	case from.source == sourceModules:
+	if from.source == sourceModules {
 		return bundle.CreateFromModules(ctx, a.labDir(), o)
-	case from.source != sourceUpstream:
-		return nil, usageError{fmt.Errorf("--source: %q is not %s or %s", from.source, sourceModules, sourceUpstream)}
 	}
 	u, err := from.upstream(a)
 	if err != nil {

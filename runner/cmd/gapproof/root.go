@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/gapproof/gapproof/runner/bundle/signed"
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/host"
 	"github.com/gapproof/gapproof/runner/internal/kube"
@@ -87,7 +88,7 @@ func exitCode(err error) int {
 	var attempt *plan.UnknownAttemptError
 	switch {
 	case errors.As(err, &usage), errors.As(err, &faults), errors.As(err, &attempt),
-		errors.Is(err, fixture.ErrNamespaceExists), errors.Is(err, kube.ErrConfig):
+		errors.Is(err, fixture.ErrNamespaceExists), errors.Is(err, kube.ErrConfig), errors.Is(err, signed.ErrSigned):
 		return exitUsage
 	case errors.As(err, &no):
 		return exitFail

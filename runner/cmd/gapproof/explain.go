@@ -79,7 +79,6 @@ Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 unknown, o
 	c.Flags().StringSliceVar(&o.podRanges, "pod-cidr", nil, "with -f, the cluster's pod networks, for addresses that the files do not state")
 	c.Flags().BoolVar(&o.role, "rbac", false, "print the ClusterRole that reading a cluster needs, and end")
 	exclusive(c, "file", "kubeconfig")
-	exclusive(c, "pod-cidr", "kubeconfig")
 	return c
 }
 

@@ -3,6 +3,7 @@ package explain
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -19,12 +20,20 @@ var (
 	ErrNoBackend = errors.New("no pod stands behind the Service")
 )
 
+// Options narrow a question, and say what the set does not.
+type Options struct {
+	// Family is the one that is asked about; FirstAddress is every family that both ends have.
+	Family reach.Family
+	// PodRanges are the cluster's pod networks, which addresses that files do not state are assumed to be of. Default: any that pods commonly have.
+	PodRanges []netip.Prefix
+}
+
 // Report is the whole answer to one question.
 type Report struct {
 	Source      string `json:"source"`
 	Destination string `json:"destination"`
 	Port
-	// Verdict is allow when every answer allows, deny when any denies.
+	// Verdict is allow when every answer allows, deny when any denies, else unknown.
 	Verdict reach.Verdict `json:"verdict"`
 	Answers []Answer      `json:"answers"`
 }
@@ -34,10 +43,17 @@ type Answer struct {
 	// Destination is "namespace/pod" or the address, and Port the one policies see: after a Service's translation.
 	Destination string `json:"destination"`
 	Port
+	// Families are the address families that it holds for, "IPv4" and "IPv6"; families that are decided otherwise have an answer of their own.
+	Families []string `json:"families,omitempty"`
+	// Verdict is unknown where it rests on an address that was assumed; the sides are what holds at that address.
 	Verdict reach.Verdict `json:"verdict"`
 	Egress  reach.Side    `json:"egress"`
 	Ingress reach.Side    `json:"ingress"`
 	Notes   []Note        `json:"notes,omitempty"`
+	// Assumed are the addresses that files do not state and that a side rests on.
+	Assumed []Assumption `json:"assumed,omitempty"`
+	// Unreachable says why no such connection comes about, whatever policies say; empty where one may.
+	Unreachable string `json:"unreachable,omitempty"`
 }
 
 // Note is a place where clusters differ that had a part in the answer.
@@ -46,10 +62,10 @@ type Note struct {
 	Text string `json:"text"`
 }
 
-// Ask derives the answer. set must be what the engine was compiled from; lines come from it. Errors match reach.ErrUnknownPod, [ErrUnknown] or
-// [ErrNoBackend], or tell of a question without any pod.
-func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, port Port) (*Report, error) {
-	r := &Report{Source: source.String(), Destination: destination.String(), Port: port, Verdict: reach.Allow}
+// Ask derives the answer. set must be what the engine was compiled from; lines come from it. Errors match reach.ErrUnknownPod, [ErrUnknown],
+// [ErrNoBackend] or [ErrNoFamily], or tell of a question without any pod.
+func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, port Port, o Options) (*Report, error) {
+	r := &Report{Source: source.String(), Destination: destination.String(), Port: port}
 	ends := []end{{destination.Endpoint, port}}
 	if destination.Service != "" {
 		var err error
@@ -57,26 +73,88 @@ func Ask(engine *reach.Engine, set *manifest.Set, source, destination Target, po
 			return nil, fmt.Errorf("finding what stands behind %s: %w", destination, err)
 		}
 	}
+	l := newLocator(set, o.PodRanges)
 	for _, e := range ends {
-		d, err := engine.Decide(reach.Query{Source: source.Endpoint, Destination: e.Endpoint, Protocol: e.Protocol, Port: e.Number})
-		if err != nil {
-			return nil, withNearest(err, set, source, destination)
-		}
-		locate(set, &d.Egress)
-		locate(set, &d.Ingress)
-		a := Answer{Destination: e.Endpoint.String(), Port: e.Port, Verdict: d.Verdict, Egress: d.Egress, Ingress: d.Ingress}
-		for _, id := range d.Notes {
-			if id == reach.NoteSelfTraffic && destination.Service != "" {
-				id = reach.NoteHairpin
+		connections := l.connections(source.Endpoint, e.Endpoint)
+		if o.Family != reach.FirstAddress {
+			connections = slices.DeleteFunc(connections, func(c connection) bool { return c.family != o.Family })
+			if len(connections) == 0 {
+				return nil, fmt.Errorf("asking about %s to %s over %s: %w", source, e.Endpoint, o.Family, ErrNoFamily)
 			}
-			a.Notes = append(a.Notes, Note{id, noteText(id)})
 		}
-		if d.Verdict != reach.Allow {
+		var answers []Answer
+		for _, c := range connections {
+			a, err := l.answer(engine, e, c)
+			if err != nil {
+				return nil, withNearest(err, set, source, destination)
+			}
+			locate(set, &a.Egress)
+			locate(set, &a.Ingress)
+			if destination.Service != "" {
+				for i := range a.Notes {
+					if a.Notes[i].ID == reach.NoteSelfTraffic {
+						a.Notes[i] = Note{reach.NoteHairpin, noteText(reach.NoteHairpin)}
+					}
+				}
+			}
+			if n := len(answers) - 1; n >= 0 && same(&answers[n], &a) {
+				answers[n].Families = append(answers[n].Families, a.Families...)
+				answers[n].Assumed = append(answers[n].Assumed, a.Assumed...)
+				continue
+			}
+			answers = append(answers, a)
+		}
+		r.Answers = append(r.Answers, answers...)
+	}
+	r.Verdict = reach.Allow
+	for i := range r.Answers {
+		switch r.Answers[i].Verdict {
+		case reach.Deny:
 			r.Verdict = reach.Deny
+		case reach.Unknown:
+			if r.Verdict == reach.Allow {
+				r.Verdict = reach.Unknown
+			}
 		}
-		r.Answers = append(r.Answers, a)
 	}
 	return r, nil
+}
+
+// answer decides one connection.
+func (l *locator) answer(engine *reach.Engine, e end, c connection) (Answer, error) {
+	q := reach.Query{Source: c.source.Endpoint, Destination: c.destination.Endpoint, Protocol: e.Protocol, Port: e.Number}
+	d, err := engine.Decide(q)
+	if err != nil {
+		return Answer{}, err
+	}
+	a := Answer{Destination: e.Endpoint.String(), Port: e.Port, Egress: d.Egress, Ingress: d.Ingress, Unreachable: c.none}
+	if c.family != reach.FirstAddress {
+		a.Families = []string{c.family.String()}
+	}
+	for _, id := range d.Notes {
+		a.Notes = append(a.Notes, Note{id, noteText(id)})
+	}
+	if a.Assumed, err = l.assumptions(engine, q, c, d); err != nil {
+		return Answer{}, err
+	}
+	a.Verdict = rests(d, a.Assumed)
+	return a, nil
+}
+
+// same tells whether two families are decided alike: the same verdicts by the same rules. What a rule that came near lacked may be worded otherwise.
+func same(a, b *Answer) bool {
+	return a.Verdict == b.Verdict && sameSide(&a.Egress, &b.Egress) && sameSide(&a.Ingress, &b.Ingress) && slices.Equal(a.Notes, b.Notes) && len(a.Assumed) == len(b.Assumed)
+}
+
+func sameSide(a, b *reach.Side) bool {
+	field := func(r *reach.Ref) string {
+		if r == nil {
+			return ""
+		}
+		return r.Policy + " " + r.Field
+	}
+	return a.Verdict == b.Verdict && field(a.Allowing) == field(b.Allowing) && field(a.Denying) == field(b.Denying) &&
+		slices.EqualFunc(a.Passing, b.Passing, func(x, y reach.Ref) bool { return field(&x) == field(&y) })
 }
 
 // end is one destination and its port as policies see them.

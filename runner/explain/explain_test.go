@@ -54,7 +54,7 @@ func ask(t testing.TB, question string) (*explain.Report, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return explain.Ask(engine, set, source, destination, port)
+	return explain.Ask(engine, set, source, destination, port, explain.Options{})
 }
 
 func TestAnswersNameTheFieldAndItsLine(t *testing.T) {

@@ -25,8 +25,17 @@ func WriteText(w io.Writer, r *Report) error {
 	fmt.Fprintf(&b, "%s: %s → %s %s\n", r.Verdict, r.Source, r.Destination, r.Port)
 	for i := range r.Answers {
 		a := &r.Answers[i]
-		if len(r.Answers) > 1 || a.Destination != r.Destination || a.Port != r.Port {
-			fmt.Fprintf(&b, "\n%s: → %s %s, behind %s\n", a.Verdict, a.Destination, a.Port, r.Destination)
+		behind := a.Destination != r.Destination || a.Port != r.Port
+		if len(r.Answers) > 1 || behind {
+			fmt.Fprintf(&b, "\n%s", a.Verdict)
+			if r.differs(a) {
+				fmt.Fprintf(&b, " over %s", strings.Join(a.Families, ", "))
+			}
+			fmt.Fprintf(&b, ": → %s %s", a.Destination, a.Port)
+			if behind {
+				fmt.Fprintf(&b, ", behind %s", r.Destination)
+			}
+			b.WriteString("\n")
 		}
 		if slices.ContainsFunc(a.Notes, func(n Note) bool { return n.ID == reach.NoteSelfTraffic || n.ID == reach.NoteHairpin }) {
 			b.WriteString("  policies are not asked\n")
@@ -37,9 +46,25 @@ func WriteText(w io.Writer, r *Report) error {
 		for _, n := range a.Notes {
 			fmt.Fprintf(&b, "  note %s: %s\n", n.ID, n.Text)
 		}
+		if len(a.Families) > 1 {
+			fmt.Fprintf(&b, "  %s decide the same\n", strings.Join(a.Families, " and "))
+		}
+		for _, assumed := range a.Assumed {
+			fmt.Fprintf(&b, "  warning: %s\n", assumed.Text)
+		}
+		if a.Unreachable != "" {
+			fmt.Fprintf(&b, "  warning: %s\n", a.Unreachable)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// differs tells whether the answer's destination has another one, of another family.
+func (r *Report) differs(a *Answer) bool {
+	return slices.ContainsFunc(r.Answers, func(o Answer) bool {
+		return o.Destination == a.Destination && o.Port == a.Port && !slices.Equal(o.Families, a.Families)
+	})
 }
 
 func writeSide(b *strings.Builder, direction, subject string, s *reach.Side) {

@@ -3,8 +3,10 @@ package manifest
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/gapproof/gapproof/runner/reach"
@@ -188,5 +190,65 @@ func (s *Set) Find(name string) *Policy {
 	return nil
 }
 
-// inventedRange is set aside for tests of network devices and belongs to no cluster (RFC 2544).
-var inventedRange = netip.MustParsePrefix("198.18.0.0/15")
+// InventedAddress tells whether a pod's address is one that no status gave.
+func (s *Set) InventedAddress(a netip.Addr) bool {
+	return s.Addresses == Invented && (inventedRange.Contains(a) || inventedIPv6.Contains(a))
+}
+
+// Blocks are the CIDRs of every ipBlock, those of their excepts and the networks of ClusterNetworkPolicies; what is none is left out.
+func (s *Set) Blocks() []netip.Prefix {
+	var out []netip.Prefix
+	add := func(cidr string) {
+		if p, err := netip.ParsePrefix(cidr); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	peers := func(list []networkingv1.NetworkPolicyPeer) {
+		for _, p := range list {
+			if p.IPBlock == nil {
+				continue
+			}
+			add(p.IPBlock.CIDR)
+			for _, e := range p.IPBlock.Except {
+				add(e)
+			}
+		}
+	}
+	for i := range s.Policies {
+		for _, r := range s.Policies[i].Spec.Spec.Ingress {
+			peers(r.From)
+		}
+		for _, r := range s.Policies[i].Spec.Spec.Egress {
+			peers(r.To)
+		}
+	}
+	for i := range s.Cluster {
+		for _, r := range s.Cluster[i].Spec.Spec.Egress {
+			for _, to := range r.To {
+				for _, n := range to.Networks {
+					add(string(n))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// FollowsInvented tells whether a block speaks of an invented address, as a scenario's ${pod:x/a} does: blocks and addresses then mean each other,
+// whatever they are. A list of bogons, which has the whole range, does not.
+func (s *Set) FollowsInvented() bool {
+	return s.Addresses == Invented && slices.ContainsFunc(s.Blocks(), func(b netip.Prefix) bool {
+		for _, r := range []netip.Prefix{inventedRange, inventedIPv6} {
+			if r.Bits() < b.Bits() && r.Contains(b.Addr()) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// The invented ranges are set aside for tests of network devices and belong to no cluster (RFC 2544, RFC 5180). Scenarios have addresses of both.
+var (
+	inventedRange = netip.MustParsePrefix("198.18.0.0/15")
+	inventedIPv6  = netip.MustParsePrefix("2001:2::/48")
+)

@@ -25,6 +25,8 @@ type explainOptions struct {
 	kubeconfig string
 	context    string
 	output     string
+	family     string
+	podRanges  []string
 	role       bool
 }
 
@@ -39,9 +41,14 @@ cluster, which it only reads: it lists namespaces, pods and networkpolicies, and
 SOURCE is namespace/pod or an IP address outside of the cluster; DESTINATION is one of these or service:namespace/name, answered for each
 pod behind it, ready or not, on the port policies see. In manifests a workload stands as one pod of its name.
 
+Where both ends have addresses of IPv4 and IPv6 and the two are decided otherwise, each is answered; one that is denied denies the whole.
+Files mostly state no addresses of pods, so one is assumed. Where an ipBlock makes the verdict rest on it, the verdict is unknown and a warning
+says at which address it would be another; --pod-cidr names the networks that the addresses are of.
+
 The verdict is derived, not observed: gapproof run shows what a cluster really does.
 
-Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 no pod stands behind the Service, 4 the cluster could not be read.`,
+Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 unknown, or no pod stands behind the Service, 4 the cluster could not be
+            read.`,
 		Example: `  gapproof explain shop/web shop/db 5432 -f deploy/
   gapproof explain 203.0.113.7 service:shop/web TCP/443 -f deploy/
   gapproof explain shop/web kube-system/coredns-abc UDP/53 --context prod
@@ -66,6 +73,8 @@ Exit codes: 0 allow, 1 deny, 2 usage or a file that cannot be read, 3 no pod sta
 	c.Flags().StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster to read (default as kubectl has it)")
 	c.Flags().StringVar(&o.context, "context", "", "context of that kubeconfig")
 	c.Flags().StringVarP(&o.output, "output", "o", "text", "text or json")
+	c.Flags().StringVar(&o.family, "family", "", "answer for one address family alone: IPv4 or IPv6 (default each that both ends have)")
+	c.Flags().StringSliceVar(&o.podRanges, "pod-cidr", nil, "with -f, the cluster's pod networks, for addresses that the files do not state")
 	c.Flags().BoolVar(&o.role, "rbac", false, "print the ClusterRole that reading a cluster needs, and end")
 	exclusive(c, "file", "kubeconfig")
 	return c
@@ -87,6 +96,16 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	if err != nil {
 		return usageError{err}
 	}
+	var asked explain.Options
+	if asked.Family, err = familyFlag(o.family); err != nil {
+		return err
+	}
+	if asked.PodRanges, err = prefixes("pod-cidr", o.podRanges); err != nil {
+		return err
+	}
+	if len(asked.PodRanges) > 0 && len(o.files) == 0 {
+		return usageError{errors.New("--pod-cidr: a cluster states the addresses of its pods; it goes with -f")}
+	}
 	var set *manifest.Set
 	if len(o.files) > 0 {
 		set, err = oneSet(c.InOrStdin(), o)
@@ -100,7 +119,7 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	if err != nil {
 		return usageError{fmt.Errorf("compiling the policies: %w", err)}
 	}
-	report, err := explain.Ask(engine, set, source, destination, port)
+	report, err := explain.Ask(engine, set, source, destination, port, asked)
 	switch {
 	case errors.Is(err, explain.ErrNoBackend):
 		fmt.Fprintf(a.err, "gapproof: %v\n", err)
@@ -116,10 +135,27 @@ func (a *app) explainOne(c *cobra.Command, args []string, o explainOptions) erro
 	if err != nil {
 		return err
 	}
-	if report.Verdict != reach.Allow {
+	switch report.Verdict {
+	case reach.Allow:
+		return nil
+	case reach.Deny:
 		return exitError(exitFail)
+	default: // it rests on an assumed address: could not tell is no verdict
+		return exitError(exitInconclusive)
 	}
-	return nil
+}
+
+// familyFlag reads --family; without it FirstAddress, which stands for every family.
+func familyFlag(s string) (reach.Family, error) {
+	for _, f := range []reach.Family{reach.IPv4, reach.IPv6} {
+		if strings.EqualFold(s, f.String()) {
+			return f, nil
+		}
+	}
+	if s != "" {
+		return reach.FirstAddress, usageError{fmt.Errorf("--family: %q is not one of IPv4, IPv6", s)}
+	}
+	return reach.FirstAddress, nil
 }
 
 // oneSet is what the files hold: all manifests, or one scenario after a step.

@@ -32,8 +32,9 @@ type fakeEngine struct {
 	refuse map[string]string
 	// sinkListens makes sinks start; they end at once otherwise, as mirrors do.
 	sinkListens bool
-	// execs is the container in which commands print prints.
-	execs, prints string
+	// execs is the container in which a command prints what prints has for it.
+	execs  string
+	prints map[string]string
 	// before is called ahead of each command, outside the lock.
 	before func(args string)
 }
@@ -260,7 +261,12 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 	case "image rm":
 		delete(f.images, last)
 	case "exec " + f.execs:
-		return f.prints, nil
+		command := strings.TrimPrefix(line, verb+" ")
+		printed, known := f.prints[command]
+		if !known {
+			return "", fmt.Errorf("the fake knows nothing of %q in %s", command, f.execs)
+		}
+		return printed, nil
 	default:
 		f.t.Errorf("the code ran a docker command that the fake does not know: %s", line)
 		return "", errors.New("unknown command")

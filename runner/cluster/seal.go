@@ -225,10 +225,13 @@ func processes(ctx context.Context, e engine, c *Cluster) (map[string]int, error
 	return out, nil
 }
 
-// NodeImage is an image that a node has, with the digest its name stands for there.
-type NodeImage struct{ Node, Reference, Digest string }
+// NodeImage is an image that a node has, with the digest its name stands for there. Namespace is the container runtime's.
+type NodeImage struct{ Node, Reference, Digest, Namespace string }
 
-// NodeImages are all images that the nodes' container runtimes know, in the order of the nodes.
+// podNamespace is the container runtime's namespace that the kubelet's images are in. What is in another one can be run all the same.
+const podNamespace = "k8s.io"
+
+// NodeImages are all images that the nodes' container runtimes know, in whichever of their namespaces, in the order of the nodes.
 func NodeImages(ctx context.Context, c *Cluster) ([]NodeImage, error) {
 	return nodeImages(ctx, newEngine(), c)
 }
@@ -236,20 +239,39 @@ func NodeImages(ctx context.Context, c *Cluster) ([]NodeImage, error) {
 func nodeImages(ctx context.Context, e engine, c *Cluster) ([]NodeImage, error) {
 	var out []NodeImage
 	for _, n := range c.Nodes {
-		lines, err := e.lines(ctx, "exec", n.Name, "ctr", "--namespace", "k8s.io", "images", "list")
+		namespaces, err := e.lines(ctx, "exec", n.Name, "ctr", "namespaces", "list", "--quiet")
 		if err != nil {
-			return nil, fmt.Errorf("listing the images of node %s: %w", n.Name, err)
+			return nil, fmt.Errorf("listing the container runtime's namespaces on node %s: %w", n.Name, err)
 		}
-		if len(lines) == 0 {
-			return nil, fmt.Errorf("listing the images of node %s: it printed no heading", n.Name)
+		if !slices.Contains(namespaces, podNamespace) {
+			return nil, fmt.Errorf("listing the container runtime's namespaces on node %s: it printed %q, which lack %s", n.Name, namespaces, podNamespace)
 		}
-		for _, line := range lines[1:] {
-			f := strings.Fields(line) // reference, media type, digest, size, …
-			if len(f) < 3 || !strings.HasPrefix(f[2], "sha256:") {
-				return nil, fmt.Errorf("listing the images of node %s: it printed %q, want a reference, a type and a digest", n.Name, line)
+		for _, namespace := range namespaces {
+			images, err := e.namespaceImages(ctx, n.Name, namespace)
+			if err != nil {
+				return nil, fmt.Errorf("listing the images of node %s in namespace %s: %w", n.Name, namespace, err)
 			}
-			out = append(out, NodeImage{Node: n.Name, Reference: f[0], Digest: f[2]})
+			out = append(out, images...)
 		}
+	}
+	return out, nil
+}
+
+func (e engine) namespaceImages(ctx context.Context, node, namespace string) ([]NodeImage, error) {
+	lines, err := e.lines(ctx, "exec", node, "ctr", "--namespace", namespace, "images", "list")
+	if err != nil {
+		return nil, err
+	}
+	if len(lines) == 0 {
+		return nil, errors.New("it printed no heading")
+	}
+	var out []NodeImage
+	for _, line := range lines[1:] {
+		f := strings.Fields(line) // reference, media type, digest, size, …
+		if len(f) < 3 || !strings.HasPrefix(f[2], "sha256:") {
+			return nil, fmt.Errorf("it printed %q, want a reference, a type and a digest", line)
+		}
+		out = append(out, NodeImage{Node: node, Reference: f[0], Digest: f[2], Namespace: namespace})
 	}
 	return out, nil
 }

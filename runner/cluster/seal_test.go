@@ -237,12 +237,16 @@ func TestWhatANodeHasIsReadOrRefused(t *testing.T) {
 	f.execs = "gapproof-a-worker"
 	c := &Cluster{Nodes: []Node{{Name: "gapproof-a-worker"}}}
 	const heading = "REF TYPE DIGEST SIZE PLATFORMS LABELS\n"
+	const ofNamespaces, ofPods, ofOthers = "ctr namespaces list --quiet", "ctr --namespace k8s.io images list", "ctr --namespace others images list"
+	const image = "a/b:1 application/vnd.oci.image.index.v1+json sha256:01 3.1 MiB linux/amd64 x=y\n"
 	for name, tc := range map[string]struct {
-		prints string
+		prints map[string]string
 		want   []NodeImage
 	}{
-		"images": {heading + "a/b:1 application/vnd.oci.image.index.v1+json sha256:01 3.1 MiB linux/amd64 x=y\n", []NodeImage{{"gapproof-a-worker", "a/b:1", "sha256:01"}}},
-		"none":   {heading, nil},
+		"images": {map[string]string{ofNamespaces: "k8s.io\n", ofPods: heading + image}, []NodeImage{{"gapproof-a-worker", "a/b:1", "sha256:01", "k8s.io"}}},
+		"none":   {map[string]string{ofNamespaces: "k8s.io\n", ofPods: heading}, nil},
+		"images in every namespace": {map[string]string{ofNamespaces: "k8s.io\nothers\n", ofPods: heading + image, ofOthers: heading + image},
+			[]NodeImage{{"gapproof-a-worker", "a/b:1", "sha256:01", "k8s.io"}, {"gapproof-a-worker", "a/b:1", "sha256:01", "others"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.prints = tc.prints
@@ -255,9 +259,17 @@ func TestWhatANodeHasIsReadOrRefused(t *testing.T) {
 			}
 		})
 	}
-	for _, f.prints = range []string{"", heading + "a/b:1 - -\n"} {
+	for name, prints := range map[string]map[string]string{
+		"no heading":                          {ofNamespaces: "k8s.io\n", ofPods: ""},
+		"an image without a digest":           {ofNamespaces: "k8s.io\n", ofPods: heading + "a/b:1 - -\n"},
+		"no namespace":                        {ofNamespaces: "", ofPods: heading},
+		"none that pods' images can be in":    {ofNamespaces: "others\n", ofPods: heading, ofOthers: heading},
+		"no list of one of the namespaces":    {ofNamespaces: "k8s.io\nothers\n", ofPods: heading},
+		"no heading in one of the namespaces": {ofNamespaces: "k8s.io\nothers\n", ofPods: heading, ofOthers: ""},
+	} {
+		f.prints = prints
 		if got, err := nodeImages(t.Context(), f.engine(), c); err == nil {
-			t.Errorf("%q gave %v, want an error: no list is not an empty list", f.prints, got)
+			t.Errorf("%s gave %v, want an error: no list is not an empty list", name, got)
 		}
 	}
 	if got, err := processes(t.Context(), f.engine(), c); err != nil || got["gapproof-a-worker"] != 4711 {

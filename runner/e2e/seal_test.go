@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -95,6 +96,57 @@ func sealHoldsAndItsBreachesAreFound(t *testing.T, name string) {
 				sh(t, "", "docker", append(ctr, "remove", reference)...)
 			}
 		}
+		wantSeal(t, name, 0, "SEALED", "")
+	})
+	t.Run("an image that Kubernetes does not see", func(t *testing.T) {
+		const image, namespace = "example.org/unseen:1", "others"
+		sh(t, strings.Repeat("\x00", 1024), "docker", "import", "-", image) // an empty archive
+		t.Cleanup(func() { _ = exec.Command("docker", "image", "rm", image).Run() })
+		ctr := []string{"exec", "--interactive", worker, "ctr", "--namespace", namespace, "images"}
+		sh(t, sh(t, "", "docker", "save", image), "docker", append(ctr, "import", "--no-unpack", "-")...)
+		wantSeal(t, name, 1, "LEAKED", "namespace "+namespace+" is not in the lock")
+		for _, reference := range strings.Fields(sh(t, "", "docker", append(ctr, "list", "--quiet")...)) {
+			sh(t, "", "docker", append(ctr, "remove", reference)...)
+		}
+		wantSeal(t, name, 0, "SEALED", "")
+	})
+	t.Run("a cluster's resolver that asks elsewhere", func(t *testing.T) {
+		kubectl := func(in string, args ...string) string {
+			t.Helper()
+			return sh(t, in, "docker", append([]string{"exec", "--interactive", table + "-control-plane", "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf",
+				"--namespace", "kube-system"}, args...)...)
+		}
+		// apply writes the resolver's configuration and starts it anew: by itself it would look at its file once in a while only.
+		apply := func(corefile string) {
+			t.Helper()
+			patch, err := json.Marshal(map[string]any{"data": map[string]string{"Corefile": corefile}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			kubectl("", "patch", "configmap", "coredns", "--type", "merge", "--patch", string(patch))
+			kubectl("", "rollout", "restart", "deployment", "coredns")
+			kubectl("", "rollout", "status", "deployment", "coredns", "--timeout", waitLimit.String())
+			// The pods before have another configuration, and answer as long as they end.
+			eventually(t, "the resolver's pods are those of the new configuration alone", func() (bool, string) {
+				pods := strings.Fields(kubectl("", "get", "pods", "--selector", "k8s-app=kube-dns", "--output", "name"))
+				want := strings.TrimSpace(kubectl("", "get", "deployment", "coredns", "--output", "jsonpath={.spec.replicas}"))
+				return fmt.Sprint(len(pods)) == want, fmt.Sprintf("there are %s, want %s", pods, want)
+			})
+		}
+		was := kubectl("", "get", "configmap", "coredns", "--output", "jsonpath={.data.Corefile}")
+		elsewhere := regexp.MustCompile(`(?m)^(\s*forward\s+\S+\s+)\S+`).ReplaceAllString(was, "${1}198.18.0.1")
+		if elsewhere == was {
+			t.Fatalf("the resolver forwards nothing:\n%s", was)
+		}
+		apply(elsewhere)
+		// Nobody is at that address. Whether the resolver says so before whoever asks gives up is its own affair; nodes do not ask it.
+		p := wantSeal(t, name, 3, "SEAL_NOT_PROVEN", " for canary-")
+		for _, d := range p.Doubts {
+			if !strings.HasPrefix(d, "pod ") || !strings.Contains(d, " asked ") {
+				t.Errorf("there is a doubt that is not of a pod's name: %s", d)
+			}
+		}
+		apply(was)
 		wantSeal(t, name, 0, "SEALED", "")
 	})
 	t.Run("a resolver other than the sink", func(t *testing.T) {

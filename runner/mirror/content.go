@@ -116,9 +116,11 @@ func (c *content) walk(repo *repository, digest string) error {
 	if err != nil {
 		return fmt.Errorf("decoding manifest %s: %w", digest, err)
 	}
-	repo.blobs[image.Config.Digest.String()] = true
-	for _, l := range image.Layers {
-		repo.blobs[l.Digest.String()] = true
+	for _, d := range append(image.Layers, image.Config) {
+		if d.Digest == (v1.Hash{}) {
+			return fmt.Errorf("decoding manifest %s: it has a layer or a config without a digest", digest)
+		}
+		repo.blobs[d.Digest.String()] = true
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ type fault int
 
 const (
 	faultNone fault = iota
+	faultLong
 	faultName
 	faultTag
 	faultDigest
@@ -20,14 +21,18 @@ const (
 	faultAmbiguous
 	faultManifest
 	faultBlob
+	faultRange
 	faultCorrupt
 	faultUnreadable
 )
 
 // describe gives a fault's HTTP status and its code and message as the OCI distribution specification, section "Error Codes",
-// names them. That section has no code for a registry's own failure; the nearest of its codes goes with status 500 then.
+// names them. That section has no code for a registry's own failure, for a path's length and for a range; the nearest of its codes goes with the
+// status then.
 func (f fault) describe() (status int, code, message string) {
 	switch f {
+	case faultLong:
+		return http.StatusRequestURITooLong, "NAME_INVALID", "the path is longer than that of any image"
 	case faultName:
 		return http.StatusBadRequest, "NAME_INVALID", "the repository name is malformed"
 	case faultTag:
@@ -46,6 +51,8 @@ func (f fault) describe() (status int, code, message string) {
 		return http.StatusNotFound, "MANIFEST_UNKNOWN", "the manifest is not in the lock"
 	case faultBlob:
 		return http.StatusNotFound, "BLOB_UNKNOWN", "the blob is not in the lock"
+	case faultRange:
+		return http.StatusRequestedRangeNotSatisfiable, "UNSUPPORTED", "the range is malformed, or behind the blob's end"
 	case faultCorrupt:
 		return http.StatusInternalServerError, "DIGEST_INVALID", "the stored blob does not match its digest and is not served"
 	case faultUnreadable:
@@ -55,7 +62,7 @@ func (f fault) describe() (status int, code, message string) {
 	}
 }
 
-// write answers with the fault in the specification's JSON form; detail is what was asked for.
+// write answers with the fault in the specification's JSON form; detail is what was asked for, of which no more than maxKept bytes are echoed.
 func (f fault) write(w http.ResponseWriter, detail string) {
 	type entry struct {
 		Code    string `json:"code"`
@@ -63,7 +70,7 @@ func (f fault) write(w http.ResponseWriter, detail string) {
 		Detail  string `json:"detail,omitempty"`
 	}
 	status, code, message := f.describe()
-	body, err := json.Marshal(map[string][]entry{"errors": {{code, message, detail}}})
+	body, err := json.Marshal(map[string][]entry{"errors": {{code, message, keep(detail)}}})
 	if err != nil {
 		panic("encoding an error answer: " + err.Error()) // three strings always encode
 	}

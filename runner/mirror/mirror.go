@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -23,6 +24,14 @@ const (
 	headerLimit = 10 * time.Second
 	// idleLimit is how long a connection may wait for its next request: longer than a node takes between the layers of one image.
 	idleLimit = 2 * time.Minute
+	// stallLimit is how long a client may take nothing of an answer: as long as an idle connection is kept. There is no limit for the whole answer,
+	// which would cut a large layer on a slow link; with writeChunk a link is too slow below some 2 KiB a second.
+	stallLimit = idleLimit
+	// writeChunk is how much of an answer is handed to the connection between two looks at the clock: large enough that sendfile costs no more
+	// calls to speak of, and a fraction of a layer.
+	writeChunk = 256 << 10
+	// maxHeader bounds a request's line and headers: 64 times the longest path that asks for anything, and room for a proxy's headers. Go adds 4 KiB.
+	maxHeader = 32 << 10
 	// shutdownGrace is how long answers under way may take to end once Serve is told to stop: a large layer over the lab
 	// network takes a second or two.
 	shutdownGrace = 5 * time.Second
@@ -47,6 +56,8 @@ type Mirror struct {
 	now     func() time.Time
 	access  accessLog
 	metrics *metrics
+	// stall is stallLimit, apart from tests. It goes by the connection's clock, not by now.
+	stall time.Duration
 }
 
 // New reads and verifies every manifest the lock reaches in the lab directory labDir. It reports all faults at once: a manifest
@@ -61,7 +72,7 @@ func New(labDir string, lock *images.Lock, o Options) (*Mirror, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.root.Close())
 	}
-	m := &Mirror{content: c, log: o.Log, now: o.Now, access: accessLog{w: o.AccessLog}, metrics: counts}
+	m := &Mirror{content: c, log: o.Log, now: o.Now, access: accessLog{w: o.AccessLog}, metrics: counts, stall: stallLimit}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -85,7 +96,13 @@ func (m *Mirror) Serve(ctx context.Context, l net.Listener) error {
 		Handler:           m,
 		ReadHeaderTimeout: headerLimit,
 		IdleTimeout:       idleLimit,
-		ErrorLog:          slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
+		// Nothing of a body is ever read, so a limit for reading the whole request would only end the contexts of long answers. The one for
+		// writing holds until an answer's first bytes, which set their own (see counter).
+		WriteTimeout:   m.stall,
+		MaxHeaderBytes: maxHeader,
+		// "OPTIONS *" is a request like others: refused, and in the access log.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Serve(l) }()
@@ -113,10 +130,17 @@ func (m *Mirror) Serve(ctx context.Context, l net.Listener) error {
 func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := m.now()
 	a := Access{Time: start.UTC(), Remote: r.RemoteAddr, Method: r.Method, NS: r.URL.Query().Get("ns")}
-	counted := &counter{ResponseWriter: w}
+	counted := &counter{ResponseWriter: w, control: http.NewResponseController(w), stall: m.stall}
+	if r.Body != nil && r.Body != http.NoBody {
+		// No request that is answered has a body. Reading it, which the server does before it answers and before it closes, would let a client
+		// that never sends it hold the connection.
+		w.Header().Set("Connection", "close")
+		_ = counted.control.SetReadDeadline(time.Unix(1, 0)) // a writer that is no connection has none to set
+	}
 	asked := m.answer(counted, r, &a)
 	took := m.now().Sub(start)
 	a.Status, a.Bytes, a.Seconds = counted.status, counted.bytes, took.Seconds()
+	a.bound()
 	m.metrics.count(asked, a.Status, a.Bytes, took)
 	if err := m.access.write(a); err != nil {
 		// The answer is already sent. The gap in the evidence must at least be seen.
@@ -213,20 +237,58 @@ func (m *Mirror) answerBlob(w http.ResponseWriter, r *http.Request, repo *reposi
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Docker-Content-Digest", digest)
 	h.Set("Etag", strconv.Quote(digest)) // for If-Range: a resumed download continues the same bytes
-	http.ServeContent(w, r, "", info.ModTime(), f)
+	ranged := &rangeAnswer{ResponseWriter: w}
+	http.ServeContent(ranged, r, "", info.ModTime(), f)
+	if ranged.refused {
+		h.Del("Docker-Content-Digest") // it is no digest of what is sent now
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(info.Size(), 10))
+		faultRange.write(w, r.Header.Get("Range"))
+	}
 }
 
-// counter notes the status and the body bytes of an answer.
+// rangeAnswer holds back a refusal of the range, which net/http words in plain text.
+type rangeAnswer struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (a *rangeAnswer) WriteHeader(status int) {
+	if status == http.StatusRequestedRangeNotSatisfiable {
+		a.refused = true
+		return
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *rangeAnswer) Write(p []byte) (int, error) {
+	if a.refused {
+		return len(p), nil
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+// ReadFrom keeps the connection's sendfile path for layers; a refusal is never read from anything.
+func (a *rangeAnswer) ReadFrom(r io.Reader) (int64, error) { return io.Copy(a.ResponseWriter, r) }
+
+// counter notes the status and the body bytes of an answer, and gives the client stall for each part of it, from its headers on.
 type counter struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
+	control *http.ResponseController
+	stall   time.Duration
+	status  int
+	bytes   int64
+}
+
+// extend lets the next part of the answer take until stall from now.
+func (c *counter) extend() {
+	_ = c.control.SetWriteDeadline(time.Now().Add(c.stall)) // a writer that is no connection has none to set
 }
 
 func (c *counter) WriteHeader(status int) {
 	if c.status == 0 {
 		c.status = status
 	}
+	c.extend()
 	c.ResponseWriter.WriteHeader(status)
 }
 
@@ -234,17 +296,38 @@ func (c *counter) Write(p []byte) (int, error) {
 	if c.status == 0 {
 		c.status = http.StatusOK
 	}
-	n, err := c.ResponseWriter.Write(p)
-	c.bytes += int64(n)
-	return n, err
+	written := 0
+	for {
+		part := p[written:min(len(p), written+writeChunk)]
+		c.extend()
+		n, err := c.ResponseWriter.Write(part)
+		written += n
+		c.bytes += int64(n)
+		if err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
 
-// ReadFrom keeps the connection's sendfile path for layers.
+// ReadFrom keeps the connection's sendfile path for layers, which needs a file below no more than one limit (net.TCPConn.ReadFrom).
 func (c *counter) ReadFrom(r io.Reader) (int64, error) {
 	if c.status == 0 {
 		c.status = http.StatusOK
 	}
-	n, err := io.Copy(c.ResponseWriter, r)
-	c.bytes += n
-	return n, err
+	var read int64
+	left := int64(math.MaxInt64)
+	if limited, ok := r.(*io.LimitedReader); ok {
+		r, left = limited.R, limited.N
+		defer func() { limited.N -= read }()
+	}
+	for {
+		c.extend()
+		want := min(left-read, writeChunk)
+		n, err := io.Copy(c.ResponseWriter, io.LimitReader(r, want))
+		read += n
+		c.bytes += n
+		if err != nil || n < want || read == left {
+			return read, err
+		}
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand"
+	"mime"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -319,17 +322,81 @@ func TestBlobRanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	size := len(whole)
+	etag := `"` + layer + `"`
 	target := "/v2/pause/blobs/" + layer + "?ns=registry.k8s.io"
-	res, body := get(t, m, "GET", target, "Range", "bytes=100-199")
-	if res.StatusCode != 206 || !bytes.Equal(body, whole[100:200]) {
-		t.Errorf("status %d with %d bytes, want 206 with bytes 100 to 199 of the layer", res.StatusCode, len(body))
+	for name, tc := range map[string]struct {
+		header []string
+		status int
+		from   int // of the layer, to its end or to
+		to     int
+	}{
+		"one in the middle":                      {[]string{"Range", "bytes=100-199"}, 206, 100, 200},
+		"the last bytes":                         {[]string{"Range", "bytes=-10"}, 206, size - 10, size},
+		"more last bytes than there are":         {[]string{"Range", fmt.Sprintf("bytes=-%d", size+1)}, 206, 0, size},
+		"one that ends behind the end":           {[]string{"Range", fmt.Sprintf("bytes=5-%d", size+100)}, 206, 5, size},
+		"a resumed download":                     {[]string{"Range", "bytes=5-", "If-Range", etag}, 206, 5, size},
+		"a resumed download of something else":   {[]string{"Range", "bytes=5-", "If-Range", `"sha256:0"`}, 200, 0, size},
+		"several, together more than the layer":  {[]string{"Range", "bytes=0-,0-"}, 200, 0, size},
+		"one that begins at the end":             {[]string{"Range", fmt.Sprintf("bytes=%d-", size)}, 416, 0, 0},
+		"one behind the end":                     {[]string{"Range", fmt.Sprintf("bytes=%d-%d", size+1, size+2)}, 416, 0, 0},
+		"one that ends before it begins":         {[]string{"Range", "bytes=9-5"}, 416, 0, 0},
+		"no numbers":                             {[]string{"Range", "bytes=a-b"}, 416, 0, 0},
+		"a number that no integer holds":         {[]string{"Range", "bytes=99999999999999999999-"}, 416, 0, 0},
+		"a negative one":                         {[]string{"Range", "bytes=--5"}, 416, 0, 0},
+		"another unit":                           {[]string{"Range", "lines=1-2"}, 416, 0, 0},
+		"several, one of which is malformed":     {[]string{"Range", "bytes=0-1,x"}, 416, 0, 0},
+		"a range of very many bytes of nonsense": {[]string{"Range", "bytes=" + strings.Repeat("<", 1<<16)}, 416, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			res, body := get(t, m, "GET", target, tc.header...)
+			if res.StatusCode != tc.status {
+				t.Fatalf("status %d, want %d; body %.80q", res.StatusCode, tc.status, body)
+			}
+			if tc.status != 416 {
+				if !bytes.Equal(body, whole[tc.from:tc.to]) {
+					t.Errorf("%d bytes that are not those from %d to %d of the layer", len(body), tc.from, tc.to)
+				}
+				return
+			}
+			if got := code(t, body); got != "UNSUPPORTED" || res.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("error code %s as %s, want UNSUPPORTED as application/json", got, res.Header.Get("Content-Type"))
+			}
+			if want, got := fmt.Sprintf("bytes */%d", size), res.Header.Get("Content-Range"); got != want {
+				t.Errorf("Content-Range is %q, want %q", got, want)
+			}
+			if want, got := fmt.Sprint(len(body)), res.Header.Get("Content-Length"); got != want || len(body) > 8*maxKept {
+				t.Errorf("Content-Length is %s for %s bytes, of which there may be %d", got, want, 8*maxKept)
+			}
+			if got := res.Header.Get("Docker-Content-Digest"); got != "" {
+				t.Errorf("the refusal claims the digest %s", got)
+			}
+		})
 	}
-	if res, _ := get(t, m, "GET", target, "Range", fmt.Sprintf("bytes=%d-", len(whole)+1)); res.StatusCode != 416 {
-		t.Errorf("a range behind the end: status %d, want 416", res.StatusCode)
+}
+
+func TestSeveralRangesAreAnsweredInParts(t *testing.T) {
+	l := newLab(t, pause)
+	m := newMirror(t, l, Options{})
+	layer := layers(t, l.image[pause])[0]
+	whole, err := os.ReadFile(l.blob(layer))
+	if err != nil {
+		t.Fatal(err)
 	}
-	etag := res.Header.Get("Etag")
-	if res, body := get(t, m, "GET", target, "Range", "bytes=5-", "If-Range", etag); res.StatusCode != 206 || !bytes.Equal(body, whole[5:]) {
-		t.Errorf("a resumed download: status %d with %d bytes, want 206 with %d", res.StatusCode, len(body), len(whole)-5)
+	res, body := get(t, m, "GET", "/v2/pause/blobs/"+layer, "Range", "bytes=0-9,100-109")
+	kind, params, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if res.StatusCode != 206 || err != nil || kind != "multipart/byteranges" {
+		t.Fatalf("status %d with type %q (%v), want 206 and multipart/byteranges", res.StatusCode, kind, err)
+	}
+	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
+	for _, want := range [][]byte{whole[:10], whole[100:110]} {
+		p, err := parts.NextPart()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(p); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("part %x (%v), want %x", got, err, want)
+		}
 	}
 }
 
@@ -483,8 +550,31 @@ func TestALineStillBeingWrittenIsLeftOut(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Errorf("got %v, %v; want the one whole line", got, err)
 	}
-	if _, err := ReadAccessLog(strings.NewReader("nonsense\n")); err == nil {
-		t.Error("a broken line was read without an error")
+}
+
+func TestABadLineTakesNoOtherAway(t *testing.T) {
+	const good = "{\"method\":\"GET\",\"status\":200}\n"
+	for name, bad := range map[string]string{
+		"nonsense": "nonsense\n", "an empty line": "\n", "another type": "[]\n",
+		"a line that is too long": `{"method":"GET","path":"` + strings.Repeat("<", maxAccessLine) + "\"}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ReadAccessLog(strings.NewReader(good + bad + good + good))
+			if err == nil || !strings.Contains(err.Error(), "line 2 ") || strings.Contains(err.Error(), "line 3 ") {
+				t.Errorf("got error %v, want one of line 2 alone", err)
+			}
+			if len(got) != 3 {
+				t.Errorf("%d accesses, want the 3 of the good lines", len(got))
+			}
+		})
+	}
+	got, err := ReadAccessLog(strings.NewReader(strings.Repeat("nonsense\n", 1000) + good))
+	if err == nil || len(err.Error()) > 4096 || !strings.Contains(err.Error(), "and 990 lines more") || len(got) != 1 {
+		t.Errorf("%d accesses and error %v, want one access and an error that names the first lines and counts the others", len(got), err)
+	}
+	broken := errors.New("the disk is gone")
+	if got, err = ReadAccessLog(io.MultiReader(strings.NewReader(good+"{"), iotest.ErrReader(broken))); !errors.Is(err, broken) || len(got) != 1 {
+		t.Errorf("%d accesses and error %v, want what was read and %v", len(got), err, broken)
 	}
 }
 

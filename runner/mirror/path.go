@@ -34,8 +34,14 @@ var (
 // maxRepository bounds a repository name; 255 is the length that common registries and containerd accept.
 const maxRepository = 255
 
+// maxPath is the longest path that asks for anything: a manifest by a tag of 128 characters.
+const maxPath = len("/v2/") + maxRepository + len("/manifests/") + 128
+
 // parsePath reads a decoded URL path. The fault is what to answer when the path is none of ours.
 func parsePath(path string) (asked, fault) {
+	if len(path) > maxPath {
+		return asked{}, faultLong
+	}
 	rest, ok := strings.CutPrefix(path, "/v2")
 	if !ok || (rest != "" && rest[0] != '/') {
 		return asked{}, faultUnsupported

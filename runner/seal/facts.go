@@ -79,6 +79,20 @@ type NodeImage struct {
 	Node      string `json:"node"`
 	Reference string `json:"reference"`
 	Digest    string `json:"digest"`
+	// Namespace is the container runtime's namespace that the image is in; empty in what earlier builds recorded, which looked at the kubelet's only.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// podNamespace is the container runtime's namespace that the kubelet's images are in.
+const podNamespace = "k8s.io"
+
+// String names the image, and its namespace where that is not the one in which images are looked for.
+func (i NodeImage) String() string {
+	where := ""
+	if i.Namespace != "" && i.Namespace != podNamespace {
+		where = " in the container runtime's namespace " + i.Namespace
+	}
+	return fmt.Sprintf("image %s on node %s%s", i.Reference, i.Node, where)
 }
 
 // How many packets of each kind one source sends: different numbers, so that no kind can be taken for another.
@@ -154,7 +168,7 @@ func Images(found []NodeImage, closed map[string]bool) (foreign []NodeImage) {
 		}
 	}
 	slices.SortFunc(foreign, func(a, b NodeImage) int {
-		return slices.Compare([]string{a.Node, a.Reference}, []string{b.Node, b.Reference})
+		return slices.Compare([]string{a.Node, a.Reference, a.Namespace}, []string{b.Node, b.Reference, b.Namespace})
 	})
 	return foreign
 }

@@ -39,7 +39,7 @@ func (s Spec) Judge(f Facts) Proof {
 	p.judgeCanaries(s)
 	p.judgeNames()
 	for _, i := range f.Foreign {
-		p.leak("image %s on node %s is not in the lock: %s", i.Reference, i.Node, i.Digest)
+		p.leak("%s is not in the lock: %s", i, i.Digest)
 	}
 	if f.Images == 0 {
 		p.doubt("no image was seen on any node")

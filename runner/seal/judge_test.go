@@ -90,7 +90,10 @@ func TestTheVerdictOfEveryFact(t *testing.T) {
 		{"a name came twice", func(f *Facts) { f.Names[1].Recorded = 2 }, NotProven, "recorded 2 times"},
 		{"a name got no answer", func(f *Facts) { f.Names[0].Answer = AnswerNone }, NotProven, "no answer of the sink's"},
 		{"a source asked for no name", func(f *Facts) { f.Names = f.Names[1:] }, NotProven, "node lab-worker asked for no name"},
-		{"an image that is not in the lock", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1"}} }, Leaked, "example/evil:1"},
+		{"an image that is not in the lock", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1", "k8s.io"}} }, Leaked,
+			"image example/evil:1 on node lab-worker is not in the lock"},
+		{"such an image in another namespace", func(f *Facts) { f.Foreign = []NodeImage{{"lab-worker", "example/evil:1", "sha256:1", "others"}} }, Leaked,
+			"on node lab-worker in the container runtime's namespace others is not in the lock"},
 		{"no image was looked at", func(f *Facts) { f.Images = 0 }, NotProven, "no image was seen"},
 		{"something could not be found out", func(f *Facts) { f.Unknown = []string{"the images of lab-worker: timeout"} }, NotProven, "timeout"},
 		{"somebody else sent canaries since the last proof", func(f *Facts) {
@@ -187,9 +190,9 @@ func TestASealThatCannotBeIsRefusedWithEveryFault(t *testing.T) {
 }
 
 func TestAnImageIsForeignUnlessTheLockReachesIt(t *testing.T) {
-	found := []NodeImage{{"b", "two", "sha256:2"}, {"a", "two", "sha256:2"}, {"a", "one", "sha256:1"}}
+	found := []NodeImage{{"b", "two", "sha256:2", ""}, {"a", "two", "sha256:2", ""}, {"a", "one", "sha256:1", ""}}
 	got := Images(found, map[string]bool{"sha256:1": true})
-	if want := []NodeImage{{"a", "two", "sha256:2"}, {"b", "two", "sha256:2"}}; !slices.Equal(got, want) {
+	if want := []NodeImage{{"a", "two", "sha256:2", ""}, {"b", "two", "sha256:2", ""}}; !slices.Equal(got, want) {
 		t.Errorf("want %v, got %v", want, got)
 	}
 }

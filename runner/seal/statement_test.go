@@ -124,7 +124,7 @@ func TestNoByteOfAVerdictCanBeAnother(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	raw := encoded(t, stated(t, func(f *Facts) { f.Foreign = []NodeImage{{"w", "evil:1", "sha256:1"}} }))
+	raw := encoded(t, stated(t, func(f *Facts) { f.Foreign = []NodeImage{{"w", "evil:1", "sha256:1", ""}} }))
 	for at := range raw {
 		edited := bytes.Clone(raw)
 		edited[at] ^= 1 << r.IntN(8)

@@ -61,7 +61,7 @@ func TestBundleServeFeedsContainerdAndCrane(t *testing.T) {
 		if err != nil {
 			return false, err.Error()
 		}
-		server := regexp.MustCompile(`(?m)^server = "https://(.+)"\n(?s:.+)\]\n\z`).FindSubmatch(said)
+		server := regexp.MustCompile(`(?m)^server = "https://(.+)"\n(?s:.+)^ca = "ca.crt"\n\z`).FindSubmatch(said)
 		if server == nil {
 			return false, fmt.Sprintf("it printed %q", said)
 		}
@@ -85,7 +85,7 @@ func TestBundleServeFeedsContainerdAndCrane(t *testing.T) {
 		sh(t, content, "docker", "exec", "-i", node, "sh", "-c", "cat > "+hostsDir+"/_default/"+file)
 	}
 	write(string(authority), "ca.crt")
-	write(hosts+"  ca = \"ca.crt\"\n", "hosts.toml")
+	write(hosts, "hosts.toml")
 	sh(t, "", "docker", "exec", node, "ctr", "--namespace", "served", "images", "pull", "--hosts-dir", hostsDir, served)
 	pulled := sh(t, "", "docker", "exec", node, "ctr", "--namespace", "served", "images", "list")
 

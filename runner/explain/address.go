@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
+
 	"github.com/gapproof/gapproof/runner/manifest"
 	"github.com/gapproof/gapproof/runner/reach"
 )
@@ -192,7 +194,7 @@ func (l *locator) distinct(networks []netip.Prefix) []netip.Addr {
 	for _, n := range networks {
 		out = append(out, n.Addr())
 		for _, b := range l.blocks {
-			for _, a := range []netip.Addr{b.Addr(), lastOf(b).Next()} {
+			for _, a := range []netip.Addr{b.Addr(), netipx.PrefixLastIP(b).Next()} {
 				if a.IsValid() && n.Contains(a) {
 					out = append(out, a)
 				}
@@ -200,17 +202,6 @@ func (l *locator) distinct(networks []netip.Prefix) []netip.Addr {
 		}
 	}
 	return out
-}
-
-// lastOf is the address of the block with all host bits set.
-func lastOf(p netip.Prefix) netip.Addr {
-	const bitsInByte = 8
-	bytes := p.Addr().AsSlice()
-	for bit := p.Bits(); bit < len(bytes)*bitsInByte; bit++ {
-		bytes[bit/bitsInByte] |= 1 << (bitsInByte - 1 - bit%bitsInByte)
-	}
-	last, _ := netip.AddrFromSlice(bytes) // as long as the address it came from
-	return last
 }
 
 // rests is the verdict where it holds at every address that the assumed ones may really be, else unknown.

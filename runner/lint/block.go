@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
+
 	"github.com/gapproof/gapproof/runner/manifest"
 )
 
@@ -49,28 +51,15 @@ func (c *checker) block(r *rule, i int) {
 	c.coversPods(r, at, cidr, excepts)
 }
 
-// takenOut tells whether the excepts together cover all of p. Each half that one of them reaches into is held against them again, so that it takes at
-// most as many steps as the excepts have bits.
-func takenOut(p netip.Prefix, excepts []netip.Prefix) bool {
-	reaching := slices.DeleteFunc(slices.Clone(excepts), func(e netip.Prefix) bool { return !e.IsValid() || !e.Overlaps(p) })
-	switch {
-	case len(reaching) == 0:
-		return false
-	case slices.ContainsFunc(reaching, func(e netip.Prefix) bool { return within(p, e) }):
-		return true
+// takenOut tells whether the excepts together cover all of cidr.
+func takenOut(cidr netip.Prefix, excepts []netip.Prefix) bool {
+	var left netipx.IPSetBuilder
+	left.AddPrefix(cidr)
+	for _, e := range excepts {
+		left.RemovePrefix(e)
 	}
-	// An except reaches into p and does not cover it, so p is no single address.
-	low, high := halves(p)
-	return takenOut(low, reaching) && takenOut(high, reaching)
-}
-
-// halves are the two prefixes that make up p, which is no single address.
-func halves(p netip.Prefix) (low, high netip.Prefix) {
-	const bitsInByte = 8
-	bytes := p.Addr().AsSlice()
-	bytes[p.Bits()/bitsInByte] |= 1 << (bitsInByte - 1 - p.Bits()%bitsInByte)
-	second, _ := netip.AddrFromSlice(bytes) // as long as the address it came from
-	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(second, p.Bits()+1)
+	set, err := left.IPSet()
+	return err == nil && len(set.Ranges()) == 0
 }
 
 // readmits is the index of another ipBlock of the rule that admits all of e; -1 when none does.

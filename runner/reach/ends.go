@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -326,7 +327,7 @@ func (r *rule) admits(destination *pod) (protocol corev1.Protocol, port uint16, 
 // edgesOf are the first and the last address of the block and their neighbours outside of it, as far as there are. No address twice.
 func edgesOf(p netip.Prefix) []netip.Addr {
 	first := p.Masked().Addr()
-	last := lastOf(p)
+	last := netipx.PrefixLastIP(p)
 	var out []netip.Addr
 	for _, a := range []netip.Addr{first.Prev(), first, last, last.Next()} {
 		if a.IsValid() && !a.IsUnspecified() && !slices.Contains(out, a) {
@@ -334,15 +335,4 @@ func edgesOf(p netip.Prefix) []netip.Addr {
 		}
 	}
 	return out
-}
-
-// lastOf is the address of the block with all host bits set.
-func lastOf(p netip.Prefix) netip.Addr {
-	const bitsInByte = 8
-	bytes := p.Masked().Addr().AsSlice()
-	for bit := p.Bits(); bit < len(bytes)*bitsInByte; bit++ {
-		bytes[bit/bitsInByte] |= 1 << (bitsInByte - 1 - bit%bitsInByte)
-	}
-	last, _ := netip.AddrFromSlice(bytes) // as long as the address it came from
-	return last
 }

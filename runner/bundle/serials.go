@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 
 	"github.com/gapproof/gapproof/runner/bundle/signed"
+	"github.com/gapproof/gapproof/runner/internal/wholefile"
 )
 
 // ErrSerials reports a memory of serials that cannot be relied on. Going on without it would let an older bundle in.
@@ -91,7 +93,7 @@ func (s Serials) Remember(ctx context.Context, r *signed.Result) error {
 	if err != nil {
 		return fmt.Errorf("remembering the serial: %w", err)
 	}
-	if err := replaceFile(string(s), raw); err != nil {
+	if err := wholefile.Replace(string(s), 0o600, func(w io.Writer) error { _, err := w.Write(raw); return err }); err != nil {
 		return fmt.Errorf("remembering the serial: %w", err)
 	}
 	return nil
@@ -103,25 +105,4 @@ func encodeSerials(seen map[string]uint64) ([]byte, error) {
 	}
 	raw, err := json.MarshalIndent(seen, "", "  ")
 	return append(raw, '\n'), err
-}
-
-// replaceFile puts a file in the place of another, whole and on the disk, or not at all.
-func replaceFile(name string, data []byte) (err error) {
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	f, err := os.CreateTemp(dir.Name(), ".gapproof-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return dir.Sync()
 }

@@ -104,7 +104,7 @@ func TestTheWholeWayAcrossTheGap(t *testing.T) {
 	bundle, key := filepath.Join(near, "lab.tar"), filepath.Join(near, "release")
 	gapproof(t, "bundle", "key", "--no-passphrase", "-o", key).wantExit(t, 0)
 	// Of the pod networks those of the other tests: without --cni a bundle has all, and the lab here would be another one for them.
-	gapproof(t, "bundle", "create", "--cni", "calico,none", "--out", bundle, "--key", key+".key").wantExit(t, 0)
+	gapproof(t, "bundle", "create", "--cni", "calico,none", "--out", bundle, "--serial", "1", "--key", key+".key").wantExit(t, 0)
 
 	// One file is carried, and the public key that the site has had before.
 	carried, public := filepath.Join(site.dir, "lab.tar"), filepath.Join(site.dir, "release.pub")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,7 +138,10 @@ for at the terminal, in the form that cosign reads; --no-passphrase writes it as
 				return err
 			}
 			if err := writeNew(newFile{out + ".key", private, 0o600}, newFile{out + ".pub", public, 0o644}); err != nil {
-				return hinted{usageError{err}, "gapproof bundle key --out ANOTHER"}
+				if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+					err = hinted{usageError{err}, "gapproof bundle key --out ANOTHER"}
+				}
+				return err
 			}
 			fmt.Fprintf(a.out, "%s.key\n%s.pub\n%s\n", out, out, k.Public().ID())
 			return nil

@@ -25,6 +25,7 @@ import (
 	"github.com/gapproof/gapproof/runner/fixture"
 	"github.com/gapproof/gapproof/runner/hubble/observer"
 	"github.com/gapproof/gapproof/runner/internal/kube"
+	"github.com/gapproof/gapproof/runner/internal/wholefile"
 	"github.com/gapproof/gapproof/runner/report"
 	"github.com/gapproof/gapproof/runner/seal/gate"
 	"github.com/gapproof/gapproof/runner/suite"
@@ -475,37 +476,7 @@ func (a *app) write(rep *report.Report, r rendering, dir string) error {
 	return nil
 }
 
-// writeFile writes a file whole or not at all. It is on the disk before it has its name, so that no power loss leaves an empty one.
-func writeFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".gapproof-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+// writeFile writes a file that everybody may read, whole or not at all.
+func writeFile(path string, write func(io.Writer) error) error {
+	return wholefile.Replace(path, 0o644, write)
 }

@@ -1,6 +1,7 @@
 package signed
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -220,10 +221,12 @@ func TestWriteRefuses(t *testing.T) {
 
 // TestNothingThatABundleSaysSpeaksToATerminal: whoever carries a bundle can write what is not signed, and a list where no signature is asked for.
 func TestNothingThatABundleSaysSpeaksToATerminal(t *testing.T) {
-	const evil = "\x1b[2J\x1b[H\nVERIFIED: by \u202eus\x9b"
+	const evil = "\x1b[2J\x1b[H\nVERIFIED: by \u202eus\u009b" // valid UTF-8: else the form of the envelope is refused before it is looked into
 	k := key(t, Ed25519)
+	whole := bundle(t, WriteOptions{Keys: []*PrivateKey{k}})
+	head := entryHeads(t, whole)[0]
 	named := func(change func(*dsse.Envelope)) []byte {
-		return reenveloped(t, bundle(t, WriteOptions{Keys: []*PrivateKey{k}}), change)
+		return reenveloped(t, whole, change)
 	}
 	for name, raw := range map[string][]byte{
 		"key":           named(func(e *dsse.Envelope) { e.Signatures[0].KeyID = evil }),
@@ -236,7 +239,8 @@ func TestNothingThatABundleSaysSpeaksToATerminal(t *testing.T) {
 		"entry":         resigned(t, k, func(s *Statement) { s.Predicate.Entries[3].Name = evil }),
 		"digest":        resigned(t, k, func(s *Statement) { s.Predicate.Entries[3].SHA256 = evil }),
 		"subject":       resigned(t, k, func(s *Statement) { s.Subject[0].Name = evil }),
-		"header":        rewritten(bundle(t, WriteOptions{Keys: []*PrivateKey{k}}), 1024+512, func(h []byte) { copy(h, evil) }),
+		"header":        rewritten(whole, head, func(h []byte) { copy(h, evil) }),
+		"link":          rewritten(whole, head, func(h []byte) { copy(h, evil); h[typeAt] = tar.TypeSymlink }),
 	} {
 		for _, o := range []ReadOptions{{Trust: TrustKeys(trusted("release", k))}, {}} {
 			if name == "key" && o.Trust == nil {

@@ -25,8 +25,8 @@ const (
 
 // Limits of what is held in memory.
 const (
-	// maxEnvelope holds all entries that there may be. Reading one allocates up to sixteen times as much: it and its payload are decoded, and
-	// encoded again to see that they have one form.
+	// maxEnvelope holds all entries that there may be. Reading one allocates up to twenty-four times as much, all in all: it and its payload
+	// are decoded, and encoded again to see that they have one form, in buffers that double while they grow.
 	maxEnvelope = 2 << 20
 	// maxEntries is far more than a lab's few hundred. The decoder would make an entry of every three bytes.
 	maxEntries = 8192

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -25,7 +24,7 @@ const (
 	// which outlasts the restart of a proxy and the usual limits of requests per second.
 	tries     = 5
 	firstWait = time.Second
-	// stalledAfter ends a try during which nothing has come: a registry that fetches a large blob itself first needs its time.
+	// stalledAfter ends a request for which nothing has come: a registry that fetches a large blob itself first needs its time.
 	stalledAfter = 2 * time.Minute
 	// maxManifest bounds a manifest: the distribution specification has registries refuse larger ones (section "Pushing Manifests").
 	maxManifest = 4 << 20
@@ -39,7 +38,7 @@ var (
 	ErrSize = errors.New("content is not of its size")
 	// ErrPlainHTTP reports that plain HTTP would be spoken with another host than this one.
 	ErrPlainHTTP = errors.New("plain HTTP is for loopback alone")
-	// errStalled ends a try in which nothing came.
+	// errStalled ends a request for which nothing came.
 	errStalled = errors.New("nothing came for too long")
 )
 
@@ -74,7 +73,7 @@ func NewClient(o Options) (*Client, error) {
 	var err error
 	c.puller, err = remote.NewPuller(
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(encrypted{remote.DefaultTransport}),
+		remote.WithTransport(resuming{encrypted{remote.DefaultTransport}, c}),
 		// One kind of retry, the one here: the library's does not begin again where a body was cut.
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1}),
 	)
@@ -99,7 +98,7 @@ func (c *Client) Manifest(ctx context.Context, repository, digest string) ([]byt
 
 func (c *Client) manifest(ctx context.Context, ref name.Reference) (*remote.Descriptor, error) {
 	var got *remote.Descriptor
-	err := c.again(ctx, "fetching the manifest "+ref.Name(), func(ctx context.Context, _ func(io.Reader) io.Reader) (err error) {
+	err := c.again(ctx, "fetching the manifest "+ref.Name(), func() (err error) {
 		got, err = c.puller.Get(ctx, ref) // compares with a digest that is asked for
 		if err == nil && len(got.Manifest) > maxManifest {
 			return fmt.Errorf("it has %d bytes, more than %d: %w", len(got.Manifest), maxManifest, ErrSize)
@@ -109,14 +108,14 @@ func (c *Client) manifest(ctx context.Context, ref name.Reference) (*remote.Desc
 	return got, err
 }
 
-// Blob fetches the blob with this digest and size in bytes. Each try gives the content to a call of to, from its beginning; a try counts
-// when to has returned nil and the content was what the digest and the size say, and it is not before that to be believed.
+// Blob fetches the blob with this digest and size in bytes. Where it is cut it goes on, if the registry answers ranges, and begins anew
+// otherwise. Each try gives the content to a call of to, from its beginning; a try counts when to has returned nil and the content was what the digest and the size say, and it is not before that to be believed.
 func (c *Client) Blob(ctx context.Context, repository, digest string, size int64, to func(io.Reader) error) error {
 	ref, err := c.byDigest(repository, digest)
 	if err != nil {
 		return err
 	}
-	return c.again(ctx, "fetching the blob "+ref.Name(), func(ctx context.Context, watched func(io.Reader) io.Reader) error {
+	return c.again(ctx, "fetching the blob "+ref.Name(), func() error {
 		layer, err := c.puller.Layer(ctx, ref)
 		if err != nil {
 			return err
@@ -126,7 +125,7 @@ func (c *Client) Blob(ctx context.Context, repository, digest string, size int64
 			return err
 		}
 		defer body.Close()
-		r := &counted{from: watched(io.LimitReader(body, size+1))} // one more than it may have, to see its end
+		r := &counted{from: io.LimitReader(body, size+1)} // one more than it may have, to see its end
 		if err := to(r); err != nil {
 			if r.err == nil || errors.Is(r.err, io.EOF) {
 				return permanentError{err} // not the registry's fault, such as a full disk
@@ -181,12 +180,11 @@ type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
-// again makes a try, and further ones while they fail of what may pass. The context of a try ends when nothing has come through watched, or
-// no answer to begin with, for a while.
-func (c *Client) again(ctx context.Context, what string, try func(ctx context.Context, watched func(io.Reader) io.Reader) error) error {
+// again makes a try, and further ones while they fail of what may pass.
+func (c *Client) again(ctx context.Context, what string, try func() error) error {
 	wait := c.wait
 	for n := 1; ; n++ {
-		err := c.once(ctx, try)
+		err := try()
 		if err == nil {
 			return nil
 		}
@@ -200,37 +198,19 @@ func (c *Client) again(ctx context.Context, what string, try func(ctx context.Co
 			return fmt.Errorf("%s, %d tries: %w", what, n, err)
 		}
 		c.log.Warn("trying again", "fetching", strings.TrimPrefix(what, "fetching "), "try", n, "wait", wait, "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait + rand.N(wait/4+1)): // apart from others that failed at the same moment
-		}
+		_ = pause(ctx, wait) // the next try says what ended it
 		wait *= 2
 	}
 }
 
-func (c *Client) once(ctx context.Context, try func(context.Context, func(io.Reader) io.Reader) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	timer := time.AfterFunc(c.stall, func() { cancel(errStalled) })
-	defer timer.Stop()
-	err := try(ctx, func(r io.Reader) io.Reader { return progressing{r, timer, c.stall} })
-	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
-		return fmt.Errorf("%w: %w", errStalled, err)
+// pause waits for about this long, apart from others that failed at the same moment, or until the context ends.
+func pause(ctx context.Context, wait time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait + rand.N(wait/4+1)):
+		return nil
 	}
-	return err
-}
-
-// progressing puts off a timer with every read.
-type progressing struct {
-	io.Reader
-	timer *time.Timer
-	stall time.Duration
-}
-
-func (p progressing) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	p.timer.Reset(p.stall)
-	return n, err
 }
 
 // permanent tells whether asking again is of no use: a definite answer, a name or certificate that does not exist, a fault of ours.
@@ -257,22 +237,4 @@ func told(err error) error {
 		return fmt.Errorf("%w: %w", err, ErrGone)
 	}
 	return err
-}
-
-// encrypted refuses plain HTTP but with the loopback interface. The library itself would speak it with private addresses and names too.
-type encrypted struct{ http.RoundTripper }
-
-func (e encrypted) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" && !loopback(r.URL.Hostname()) {
-		return nil, fmt.Errorf("asking %s: %w", r.URL.Host, ErrPlainHTTP)
-	}
-	return e.RoundTripper.RoundTrip(r)
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
 }

@@ -112,7 +112,7 @@ func TestWhatMayPassIsTriedAgainAndTheRestIsNot(t *testing.T) {
 		"429 once":            {status(429), 1, "", 2},
 		"503 for ever":        {status(503), 99, "5 tries: ", tries},
 		"a body cut twice":    {cut, 2, "", 3},
-		"a body always cut":   {cut, 99, "5 tries: ", tries},
+		"a body always cut":   {cut, 99, "5 tries: ", 2 * tries}, // each time the rest is asked for, and this is none
 		"wrong bytes once":    {other, 1, "", 2},
 		"always wrong bytes":  {other, 99, "error verifying sha256 checksum", tries},
 		"more than was named": {long, 99, "error verifying", tries},
@@ -274,23 +274,74 @@ func TestPlainHTTPIsSpokenWithLoopbackAlone(t *testing.T) {
 	}
 }
 
-func TestATryInWhichNothingComesEnds(t *testing.T) {
+func TestACutBodyGoesOnWhereItWasCut(t *testing.T) {
 	u := registrytest.New(t.Cleanup)
 	digest, content := aLayer(t, u)
-	u.SpoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
-		if !strings.Contains(r.URL.Path, "/blobs/") || n > 0 {
-			return false
+	half, most := len(content)/2, len(content)-10
+	part := func(w http.ResponseWriter, from, to int) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)-from))
+		if from > 0 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(content)-1, len(content)))
+			w.WriteHeader(http.StatusPartialContent)
 		}
-		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
-		_, _ = w.Write(content[:10])
+		_, _ = w.Write(content[from:to])
 		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-		return true
-	})
-	c := clientOf(t, u)
-	c.stall = 200 * time.Millisecond
-	if got, err := blob(t.Context(), c, digest, len(content)); err != nil || !bytes.Equal(got, content) {
-		t.Errorf("want the blob of the second try, got %d bytes and %v", len(got), err)
+	}
+	rest := fmt.Sprintf("bytes=%d-", half)
+	type answers []func(http.ResponseWriter, *http.Request)
+	cutAt := func(from, to int) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) { part(w, from, to); panic(http.ErrAbortHandler) }
+	}
+	status := func(code int) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	for name, tc := range map[string]struct {
+		answers answers
+		asked   []string // the Range of each request
+		begun   int      // calls of the receiver
+	}{
+		"cut, cut again, three answers of 503, a refused connection": {
+			answers{cutAt(0, half), cutAt(half, most), status(503), status(503), status(503), func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, cutAt(most, len(content))},
+			[]string{"", rest, fmt.Sprintf("bytes=%d-", most), fmt.Sprintf("bytes=%d-", most), fmt.Sprintf("bytes=%d-", most), fmt.Sprintf("bytes=%d-", most), fmt.Sprintf("bytes=%d-", most)}, 1,
+		},
+		"nothing more comes": {
+			answers{func(w http.ResponseWriter, r *http.Request) { part(w, 0, half); <-r.Context().Done() }, cutAt(half, len(content))},
+			[]string{"", rest}, 1,
+		},
+		"the registry answers no ranges": {
+			answers{cutAt(0, half), func(w http.ResponseWriter, _ *http.Request) { part(w, 0, len(content)) }, cutAt(0, len(content))},
+			[]string{"", rest, ""}, 2,
+		},
+		"another range":                {answers{cutAt(0, half), cutAt(half-1, len(content)), cutAt(0, len(content))}, []string{"", rest, ""}, 2},
+		"gone by now":                  {answers{cutAt(0, half), status(404), cutAt(0, len(content))}, []string{"", rest, ""}, 2},
+		"five answers of 503 in a row": {answers{cutAt(0, half), status(503), status(503), status(503), status(503), cutAt(0, len(content))}, []string{"", rest, rest, rest, rest, ""}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked []string
+			u.SpoilWith(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				if !strings.Contains(r.URL.Path, "/blobs/") {
+					return false
+				}
+				asked = append(asked, r.Header.Get("Range"))
+				tc.answers[min(n, len(tc.answers)-1)](w, r)
+				return true
+			})
+			c := clientOf(t, u)
+			c.stall = 300 * time.Millisecond
+			var got []byte
+			begun := 0
+			err := c.Blob(t.Context(), "a.test/one", digest, int64(len(content)), func(r io.Reader) (err error) {
+				begun++
+				got, err = io.ReadAll(r)
+				return err
+			})
+			if err != nil || !bytes.Equal(got, content) || begun != tc.begun {
+				t.Errorf("want the blob after %d beginnings, got %d bytes after %d and %v", tc.begun, len(got), begun, err)
+			}
+			if d := cmp.Diff(tc.asked, asked); d != "" {
+				t.Errorf("ranges asked for (-want +got):\n%s", d)
+			}
+		})
 	}
 }
 

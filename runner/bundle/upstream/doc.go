@@ -6,7 +6,8 @@
 //
 // Credentials are those of docker's configuration ($DOCKER_CONFIG/config.json, credential helpers included), by the host that is asked. Plain
 // HTTP is spoken with the loopback interface alone. Whatever may pass by itself is tried again a few times: refused and broken connections,
-// bodies that end early or are not what their digest says, and answers of 408, 429 and 500 and above.
+// bodies that end early or are not what their digest says, and answers of 408, 429 and 500 and above. A blob that is cut goes on where it was
+// cut, if the registry answers ranges; blobs that are whole are kept by package bundle, so a run that was ended does not fetch them again.
 //
 // The trap: a tag is asked for by Resolve only. Nothing that is pulled depends on what a tag means at that moment.
 package upstream

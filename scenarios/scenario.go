@@ -1,6 +1,9 @@
 package scenarios
 
 import (
+	"net/netip"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -78,7 +81,7 @@ type Reach struct {
 	// there listen on, and "node:a:namespace/name" on the node ports of a Service of type NodePort, which go by the Service's own ports.
 	Nodes []string `json:"nodes,omitempty"`
 	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME". They are attempted by every pod
-	// and attempt pods and node addresses, but no Services, whose addresses mean something inside of the cluster alone. Only the lab has
+	// and attempt, but for those with addresses of their own, pods and node addresses, but no Services, whose addresses mean something inside of the cluster alone. Only the lab has
 	// such hosts: elsewhere the scenario is skipped.
 	Outside []OutsideHost `json:"outside,omitempty"`
 }
@@ -90,6 +93,22 @@ type OutsideHost struct {
 	Name string `json:"name"`
 	// Ports are listened on, TCP and UDP; they have no names. Default: TCP 80.
 	Ports []Port `json:"ports,omitzero"`
+	// Addresses are those that the host stands for, one of a family, such as 169.254.169.254 for a cloud's metadata service: the lab's nodes get
+	// a route to it. It is a destination alone then. Link-local IPv4 addresses are admitted, private ones and those for documentation, of both
+	// families, for packets that miss the host must not reach a stranger. Default: the addresses that the lab's network gives it.
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// Addrs are Addresses that are valid, IPv4 first.
+func (h OutsideHost) Addrs() []netip.Addr {
+	var out []netip.Addr
+	for _, s := range h.Addresses {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 // WorldFile is a file of kind World: a world for several scenarios to share. A run builds it once for all of them.

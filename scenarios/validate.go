@@ -29,6 +29,7 @@ type checker struct {
 	backends map[string][]string
 	nodes    []string // destinations that rules name with "node:"; backends has the pods that answer there
 	outside  []string // ends that rules name with "outside:", in the world's order
+	silent   []string // those of them that attempt nothing
 }
 
 func (c *checker) check() {
@@ -113,6 +114,9 @@ func (c *checker) surveyOutside() {
 	for _, host := range c.scenario.World.Reach.Outside {
 		name := Outside(host.Name)
 		c.outside = append(c.outside, name)
+		if len(host.Addresses) > 0 {
+			c.silent = append(c.silent, name)
+		}
 		for _, p := range host.Ports {
 			c.listening[name] = append(c.listening[name], FormatPort(p.Protocol, p.Port))
 		}
@@ -343,7 +347,7 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || strings.HasPrefix(p, nodePrefix) || p == lookups {
 				c.fault(at, p, "a source is a pod, or a host outside", "%s is no source", p)
 			} else {
-				one.from = append(one.from, c.expand(at, p)...)
+				one.from = append(one.from, c.sources(at, p)...)
 			}
 		}
 		if len(r.To) == 0 {
@@ -360,6 +364,16 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			}
 		}
 		out[i] = one
+	}
+	return out
+}
+
+// sources lists the ends that a pattern of a source stands for.
+func (c *checker) sources(at, pattern string) []string {
+	all := c.expand(at, pattern)
+	out := slices.DeleteFunc(slices.Clone(all), func(end string) bool { return slices.Contains(c.silent, end) })
+	if len(all) > 0 && len(out) == 0 {
+		c.fault(at, pattern, "a host outside with addresses of its own is a destination alone", "%s attempts nothing", pattern)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -275,6 +276,7 @@ func (d *document) checkOutside(at string, hosts []OutsideHost) {
 			names[host.Name] = struct{}{}
 		}
 		d.checkPodPorts(hostAt, Pod{Ports: host.Ports})
+		d.checkAddresses(hostAt+".addresses", host, hosts[:i])
 		for j, p := range host.Ports {
 			portAt := item(hostAt+".ports", j)
 			if p.Protocol == corev1.ProtocolSCTP {
@@ -284,6 +286,40 @@ func (d *document) checkOutside(at string, hosts []OutsideHost) {
 				d.fault(portAt+".name", p.Name, "leave it out", "%q: the named ports of policies are those of pods", p.Name)
 			}
 		}
+	}
+}
+
+// reachable are the ranges that a host outside may stand for: what no router of the internet carries (RFC 3927, 1918, 6598, 5737, 4193, 3849).
+var reachable = func() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range []string{
+		"169.254.0.0/16", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",
+		"fc00::/7", "2001:db8::/32",
+	} {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}()
+
+// checkAddresses validates those that a host outside stands for; earlier are the hosts before it.
+func (d *document) checkAddresses(at string, host OutsideHost, earlier []OutsideHost) {
+	families := map[bool]bool{} // by whether it is IPv4
+	for i, s := range host.Addresses {
+		addressAt := item(at, i)
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil || a.Zone() != "" || a.String() != s:
+			d.fault(addressAt, s, "such as 169.254.169.254 or fd00:ec2::254", "%q is no address in its usual form", s)
+			continue
+		case !slices.ContainsFunc(reachable, func(p netip.Prefix) bool { return p.Contains(a) }):
+			d.fault(addressAt, s, "link-local IPv4, private, or for documentation", "%s may be somebody else's", s)
+			continue
+		case families[a.Is4()]:
+			d.fault(addressAt, s, "one of a family", "the host has another address of its family")
+		case slices.ContainsFunc(earlier, func(h OutsideHost) bool { return slices.Contains(h.Addresses, s) }):
+			d.fault(addressAt, s, "", "%s is another host's", s)
+		}
+		families[a.Is4()] = true
 	}
 }
 

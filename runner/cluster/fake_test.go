@@ -200,6 +200,9 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 	case "container inspect":
 		for _, k := range f.containers {
 			if k.id == last || k.name == last {
+				if strings.Contains(flag(c.args, "--format"), standsForLabel) {
+					return k.labels[standsForLabel] + ";172.30.0.130,fd67::82\n", nil
+				}
 				if strings.Contains(flag(c.args, "--format"), "IPAddress") {
 					return k.state + " 172.30.0.130 fd67::82", nil
 				}
@@ -217,9 +220,11 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 			id: "id-" + flag(c.args, "--name"), name: flag(c.args, "--name"), state: "exited", labels: map[string]string{},
 			networks: []string{flag(c.args, "--network")},
 		}
-		for label := range strings.SplitSeq(flag(c.args, "--label"), ",") {
-			key, value, _ := strings.Cut(label, "=")
-			k.labels[key] = value
+		for i, a := range c.args {
+			if a == "--label" {
+				key, value, _ := strings.Cut(c.args[i+1], "=")
+				k.labels[key] = value
+			}
 		}
 		for _, a := range c.args {
 			if strings.HasPrefix(a, mirrorRepository+":") {
@@ -241,6 +246,11 @@ func (f *fakeEngine) answer(line string, c call) (string, error) {
 		_, err := io.Copy(&f.batch, c.in)
 		return "", err
 	case "exec --interactive":
+		if strings.HasSuffix(line, " -batch -") {
+			raw, err := io.ReadAll(c.in)
+			fmt.Fprintf(&f.batch, "%s: %s", c.args[2], raw)
+			return "", err
+		}
 		_, err := io.Copy(&out, c.in) // an agent that answers with what it was asked
 		return out.String(), err
 	case "image inspect":

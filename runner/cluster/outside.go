@@ -29,6 +29,9 @@ type OutsideOptions struct {
 	Identity string
 	// Listen are the listeners, such as "TCP/80,UDP/81". Empty for none.
 	Listen string
+	// Addresses are those that the host stands for, which the nodes lead to it. Empty for its own on the cluster's network alone. Those of
+	// families that pods have not are left out.
+	Addresses []netip.Addr
 	// Token is the bearer token of the host's agent.
 	Token string
 }
@@ -41,8 +44,9 @@ type OutsideHost struct {
 	cluster, run string
 	container    string
 	// folder holds its token.
-	folder    string
-	addresses []netip.Addr
+	folder string
+	// own are its addresses on the cluster's network, addresses those that pods reach it by; standsFor are the latter where they are not its own.
+	own, addresses, standsFor []netip.Addr
 	// carrying is the streams' context; stop ends it once the container is gone.
 	carrying context.Context
 	stop     context.CancelFunc
@@ -96,6 +100,15 @@ func startOutside(ctx context.Context, o OutsideOptions, e engine) (_ *OutsideHo
 		return nil, err
 	}
 	h := &OutsideHost{engine: e, record: r, cluster: o.Cluster, run: o.Run, container: outsidePrefix(o.Cluster) + o.Run + "-" + o.Name, folder: f.outside(o.Run, o.Name)}
+	for _, a := range o.Addresses {
+		taken := slices.Concat(r.Cluster.PodSubnets, []netip.Prefix{r.Cluster.Subnet})
+		if i := slices.IndexFunc(taken, func(p netip.Prefix) bool { return p.Contains(a) }); i >= 0 {
+			return nil, fmt.Errorf("standing for %s, which is in the cluster's %s: %w", a, taken[i], ErrAddressTaken)
+		}
+		if r.Cluster.knows(a) {
+			h.standsFor = append(h.standsFor, a)
+		}
+	}
 	h.carrying, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -118,6 +131,9 @@ func startOutside(ctx context.Context, o OutsideOptions, e engine) (_ *OutsideHo
 		return nil, fmt.Errorf("writing its token: %w", err)
 	}
 	if err := h.start(ctx, o, image); err != nil {
+		return nil, err
+	}
+	if err := h.leadNodes(ctx); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -146,7 +162,7 @@ func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string)
 	}
 	err := h.engine.create(ctx, append(args,
 		"--name", h.container, "--label", Label+"="+o.Cluster, "--label", kube.RunLabel+"="+o.Run,
-		"--network", objectName(o.Cluster),
+		"--label", standsForLabel+"="+joined(h.standsFor, ","), "--network", objectName(o.Cluster),
 		"--user", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only",
 		"--sysctl", "net.ipv4.ip_unprivileged_port_start=0", "--sysctl", fmt.Sprintf("net.ipv4.ping_group_range=%d %d", os.Getgid(), os.Getgid()),
 		"--mount", "type=bind,readonly,source="+h.folder+",target="+tokenDir,
@@ -167,22 +183,26 @@ func (h *OutsideHost) start(ctx context.Context, o OutsideOptions, image string)
 		case words[0] != "running":
 			return false, "", errors.Join(fmt.Errorf("its container is %s", words[0]), h.engine.lastWords(ctx, h.container))
 		}
-		h.addresses = nil
+		h.own = nil
 		for _, w := range words[1:] {
 			a, err := netip.ParseAddr(w)
 			if err != nil {
 				return false, "", fmt.Errorf("reading its address: %w", err)
 			}
 			if h.record.Cluster.knows(a) {
-				h.addresses = append(h.addresses, a)
+				h.own = append(h.own, a)
 			}
 		}
-		return len(h.addresses) > 0, "it has no address", nil
+		return len(h.own) > 0, "it has no address", nil
 	})
+	h.addresses = h.own
+	if len(o.Addresses) > 0 {
+		h.addresses = h.standsFor
+	}
 	return err
 }
 
-// Addresses are the host's on the cluster's network, of the families that pods have: IPv4, then IPv6.
+// Addresses are those that pods reach the host by, of the families that pods have: IPv4, then IPv6.
 func (h *OutsideHost) Addresses() []netip.Addr { return h.addresses }
 
 // Route makes packets to each of the addresses go by the node's address beside it; what an earlier call said of an address is replaced. The
@@ -197,8 +217,11 @@ func (h *OutsideHost) Route(ctx context.Context, by map[netip.Addr]netip.Addr) e
 		return fmt.Errorf("routing from %s: %w", h.container, err)
 	}
 	var batch strings.Builder
+	for _, a := range h.standsFor {
+		fmt.Fprintf(&batch, "address replace %s dev eth0%s\n", whole(a), map[bool]string{true: " nodad"}[a.Is6()])
+	}
 	for _, to := range slices.SortedFunc(maps.Keys(by), netip.Addr.Compare) {
-		fmt.Fprintf(&batch, "route replace %s via %s\n", netip.PrefixFrom(to, to.BitLen()), by[to])
+		fmt.Fprintf(&batch, "route replace %s via %s\n", whole(to), by[to])
 	}
 	_, err = h.engine.docker(ctx, strings.NewReader(batch.String()), "run", "--rm", "--interactive", "--pull", "never",
 		"--name", h.container+"-routes", "--label", Label+"="+h.cluster, "--label", kube.RunLabel+"="+h.run,
@@ -225,9 +248,15 @@ func (h *OutsideHost) Dial(ctx context.Context) (net.Conn, error) {
 	return near, nil
 }
 
-// Close removes the container and its token, and waits for the streams, which end with it.
+// Close removes the container, its token and the nodes' routes to it, and waits for the streams, which end with it.
 func (h *OutsideHost) Close(ctx context.Context) error {
-	_, err := h.engine.removeContainers(ctx, []container{{id: h.container, name: h.container}})
+	var routes []string
+	if len(h.own) > 0 { // else it led nobody, and others' routes are not its to remove
+		routes = leading(h.standsFor, h.own)
+	}
+	err := h.engine.forgetRoutes(ctx, h.cluster, routes)
+	_, e := h.engine.removeContainers(ctx, []container{{id: h.container, name: h.container}})
+	err = errors.Join(err, e)
 	h.stop()
 	h.streams.Wait()
 	if e := os.RemoveAll(h.folder); e != nil {
@@ -260,6 +289,17 @@ func cleanOutside(ctx context.Context, f files, cluster, run string, e engine) (
 	hosts := slices.DeleteFunc(own.outside, func(c container) bool {
 		return run != "" && !strings.HasPrefix(c.name, outsidePrefix(cluster)+run+"-")
 	})
+	var routes []string
+	for _, c := range hosts {
+		to, err := e.routesTo(ctx, c)
+		if err != nil {
+			return nil, fmt.Errorf("removing outside hosts: %w", err)
+		}
+		routes = append(routes, to...)
+	}
+	if err := e.forgetRoutes(ctx, cluster, routes); err != nil {
+		return nil, fmt.Errorf("removing outside hosts: %w", err)
+	}
 	removed, err := e.removeContainers(ctx, hosts)
 	if err == nil {
 		err = os.RemoveAll(f.outside(run, ""))

@@ -168,6 +168,92 @@ func TestAnOutsideHostGetsItsRoutesFromAnotherContainer(t *testing.T) {
 	}
 }
 
+// besideNodes is a cluster with two nodes that run and one that does not, and IPv4 alone for pods.
+func besideNodes(t *testing.T) (OutsideOptions, *fakeEngine) {
+	t.Helper()
+	o, f := beside(t), newFake(t)
+	path := filesOf(o.StateDir, "dev").record()
+	r, err := readRecord(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := r.Cluster.Images[0]
+	node.Name = images.NodeImage
+	r.Cluster.Images = append(r.Cluster.Images, node)
+	r.Cluster.PodSubnets, r.Cluster.Subnet = prefixes("10.244.0.0/16"), prefixes("172.30.0.0/24")[0]
+	if err := r.write(path); err != nil {
+		t.Fatal(err)
+	}
+	f.networks = []*fakeNetwork{{name: objectName("dev"), label: "dev"}}
+	for _, role := range []string{"control-plane", "worker", "worker2"} {
+		f.node(objectName("dev"), role, objectName("dev"))
+	}
+	f.containers[2].state = "exited"
+	return o, f
+}
+
+func TestNodesLeadToWhatAnOutsideHostStandsFor(t *testing.T) {
+	o, f := besideNodes(t)
+	o.Addresses = []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("fd00:ec2::254")}
+	told := func(want string) {
+		t.Helper()
+		if diff := cmp.Diff(want, f.batch.String()); diff != "" {
+			t.Errorf("what ip was told (-want +got):\n%s", diff)
+		}
+		f.batch.Reset()
+	}
+	const route = "169.254.169.254/32 via 172.30.0.130 proto 203\n"
+	const add = "gapproof-dev-control-plane: route add " + route + "gapproof-dev-worker: route add " + route
+	const del = "gapproof-dev-control-plane: route del " + route + "gapproof-dev-worker: route del " + route
+	h, err := startOutside(t.Context(), o, f.engine())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told(add)
+	if diff := cmp.Diff(o.Addresses[:1], h.Addresses(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+	if err := h.Route(t.Context(), map[netip.Addr]netip.Addr{netip.MustParseAddr("10.244.1.5"): netip.MustParseAddr("172.30.0.3")}); err != nil {
+		t.Fatal(err)
+	}
+	told("address replace 169.254.169.254/32 dev eth0\nroute replace 10.244.1.5/32 via 172.30.0.3\n")
+
+	// A killed run's routes are found by the label; those that went before are no fault, and others are.
+	f.refuse["exec --interactive gapproof-dev-worker ip -force"] = "RTNETLINK answers: No such process\nCommand failed -:1"
+	if _, err := cleanOutside(t.Context(), filesOf(o.StateDir, "dev"), "dev", "r1", f.engine()); err != nil {
+		t.Fatal(err)
+	}
+	told("gapproof-dev-control-plane: route del " + route)
+	if h, err = startOutside(t.Context(), o, f.engine()); err != nil {
+		t.Fatal(err)
+	}
+	f.refuse["exec --interactive gapproof-dev-worker ip -force"] = "RTNETLINK answers: Operation not permitted\nCommand failed -:1"
+	if err := h.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "not permitted") {
+		t.Errorf("a route that stays: want ip's words, got %v", err)
+	}
+	clear(f.refuse)
+	f.batch.Reset()
+	if err := h.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	told(del)
+
+	// What another run stands for is not taken from it.
+	f.refuse["exec --interactive gapproof-dev-worker ip -batch"] = "RTNETLINK answers: File exists\nCommand failed -:1"
+	if _, err := startOutside(t.Context(), o, f.engine()); !errors.Is(err, ErrAddressTaken) || !strings.Contains(err.Error(), "gapproof clean") {
+		t.Errorf("want ErrAddressTaken, got %v", err)
+	}
+	if len(f.containers) != 3 {
+		t.Errorf("%v stayed", f.names())
+	}
+	for _, taken := range []string{"10.244.3.4", "172.30.0.9"} {
+		o.Addresses = []netip.Addr{netip.MustParseAddr(taken)}
+		if _, err := startOutside(t.Context(), o, f.engine()); !errors.Is(err, ErrAddressTaken) {
+			t.Errorf("%s: want ErrAddressTaken, got %v", taken, err)
+		}
+	}
+}
+
 func TestAnOutsideHostThatCannotStartLeavesNothing(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spoil func(*OutsideOptions, *fakeEngine)

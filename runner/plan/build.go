@@ -151,7 +151,7 @@ func (b *builder) checkFacts() {
 		}
 	}
 	for i, host := range b.scenario.World.Reach.Outside {
-		if name := scenarios.Outside(host.Name); len(b.facts.Outside[name]) == 0 {
+		if name := scenarios.Outside(host.Name); len(b.facts.Outside[name]) == 0 && len(host.Addresses) == 0 {
 			b.faultf("world.reach.outside[%d]: the cluster gave no address for %s", i, name)
 		}
 	}
@@ -173,6 +173,9 @@ func (b *builder) planAttempts() {
 		}
 	}
 	for _, host := range b.scenario.World.Reach.Outside {
+		if len(host.Addresses) > 0 {
+			continue // a destination alone
+		}
 		source := origin{name: scenarios.Outside(host.Name)}
 		b.planPods(source)
 		b.planEchoes(source)

@@ -223,6 +223,32 @@ func TestHostsOutsideAreSourcesAndDestinations(t *testing.T) {
 	}
 }
 
+func TestAHostWithAddressesOfItsOwnIsADestinationAlone(t *testing.T) {
+	s := load(t, strings.Replace(border, "{name: shop, ", "{name: shop, addresses: ['fd00:ec2::254', 169.254.169.254], ", 1))
+	p := build(t, s, offline(t, s))
+	var got []string
+	for _, a := range p.Attempts {
+		if a.Source == "outside:shop" || a.Destination == "outside:shop" {
+			got = append(got, a.ID+" "+a.Address.String())
+		}
+	}
+	want := []string{
+		"x/a>outside:shop:UDP/53 169.254.169.254:53", "x/a>outside:shop:ICMP 169.254.169.254:0",
+		"x/b>outside:shop:UDP/53 169.254.169.254:53", "x/b>outside:shop:ICMP 169.254.169.254:0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("attempts (-want +got):\n%s", diff)
+	}
+	// A cluster of another family than its addresses' gives it none: skipped, and no fault.
+	facts := offline(t, s)
+	facts.Outside["outside:shop"] = nil
+	for _, a := range build(t, s, facts).Attempts {
+		if a.Destination == "outside:shop" && a.Lacking == "" {
+			t.Errorf("%s: is made to no address", a.ID)
+		}
+	}
+}
+
 func TestAHostOutsideIsAnAddressAndNoPod(t *testing.T) {
 	for _, tc := range []struct {
 		name, types, rule, id string

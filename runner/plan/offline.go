@@ -75,7 +75,11 @@ func Offline(s *scenarios.Scenario) (Facts, error) {
 		if f.Outside == nil {
 			f.Outside = map[string][]netip.Addr{}
 		}
-		f.Outside[scenarios.Outside(host.Name)] = outside.next()
+		own := outside.next()
+		if len(host.Addresses) > 0 {
+			own = slices.DeleteFunc(host.Addrs(), func(a netip.Addr) bool { return a.Is6() && !six })
+		}
+		f.Outside[scenarios.Outside(host.Name)] = own
 	}
 	// As CoreDNS has it in clusters that kubeadm makes.
 	f.Resolver = Resolver{

@@ -52,6 +52,8 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 			c.wantExit(t, 0)
 			counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
 				switch {
+				case j.Attempt.Destination == "outside:metadata":
+					return "to " + j.Attempt.Address.String()
 				case j.Attempt.Kind == plan.OutsideIP:
 					return "to outside by " + j.Attempt.Protocol.String()
 				case j.Attempt.FromOutside() && j.Attempt.Kind == plan.NodePort:
@@ -64,7 +66,7 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 				return ""
 			})
 			wantSome(t, counts, "to outside by TCP delivered", "to outside by TCP dropped", "to outside by UDP delivered", "to outside by ICMP delivered",
-				"from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
+				"to 169.254.169.254:80 delivered", "to 169.254.169.254:80 dropped", "from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
 				"from outside at a node port delivered", "from outside at a node port silent", "SCTP delivered", "SCTP dropped")
 			gapproof(t, "report", "verify", dir).wantExit(t, 0)
 			wantNoRunNamespaces(ctx, t, cfg)
@@ -76,10 +78,13 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 func TestAKilledRunsHostsOutsideAreCleaned(t *testing.T) {
 	live.Test(t, features.New("killed run outside").
 		Assess("gapproof clean removes what SIGKILL left", func(ctx context.Context, t *testing.T, cfg *envconf.Config) context.Context {
-			c := gapproof(t, "run", "--cluster", clusterName, "scenarios/catalogue/outside/default-deny-at-the-border.yaml")
+			c := gapproof(t, "run", "--cluster", clusterName, "scenarios/catalogue/outside/metadata-address.yaml")
 			feed(t, c, "baseline:", func() { c.Process.Kill() })
 			if err := c.Run(); err == nil {
 				t.Fatal("the run ended before it could be killed")
+			}
+			if routes := routesToHosts(ctx, t); !strings.Contains(routes, "169.254.169.254") {
+				t.Errorf("the killed run left no route of a node's that clean could remove: %q", routes)
 			}
 			clean := gapproof(t, "clean", "--cluster", clusterName)
 			clean.wantExit(t, 0)
@@ -102,6 +107,29 @@ func wantNoHostOutside(ctx context.Context, t *testing.T) {
 	if left := strings.Fields(string(out)); len(left) > 0 {
 		t.Errorf("containers %v are left", left)
 	}
+	if routes := routesToHosts(ctx, t); routes != "" {
+		t.Errorf("routes are left:\n%s", routes)
+	}
+}
+
+// routesToHosts are those that nodes have to what hosts outside stand for, of every cluster there is.
+func routesToHosts(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	nodes, err := exec.CommandContext(ctx, "docker", "ps", "--quiet", "--filter", "label=io.x-k8s.kind.role").Output()
+	if err != nil {
+		t.Fatalf("listing nodes: %v", err)
+	}
+	var all strings.Builder
+	for _, node := range strings.Fields(string(nodes)) {
+		for _, family := range []string{"-4", "-6"} {
+			out, err := exec.CommandContext(ctx, "docker", "exec", node, "ip", family, "route", "show", "proto", "203").Output()
+			if err != nil {
+				t.Fatalf("listing the routes of %s: %v", node, err)
+			}
+			all.Write(out)
+		}
+	}
+	return all.String()
 }
 
 // sealedCluster brings a cluster of its own up, sealed, which changes no verdict, and has it removed when the test ends.
@@ -161,7 +189,8 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 		"scenarios/catalogue/families/except-cuts-one-family.yaml", "scenarios/catalogue/families/block-admits-its-own-family-alone.yaml",
 		"scenarios/catalogue/families/default-deny-both-ways-in-both-families.yaml", "scenarios/catalogue/services/headless-name-is-no-address.yaml",
 		"scenarios/catalogue/hosts/agents-on-the-host-network.yaml", "scenarios/catalogue/ports/sctp-between-pods.yaml",
-		"scenarios/catalogue/outside/ingress-from-one-outside-host.yaml", "scenarios/catalogue/outside/egress-to-one-outside-host.yaml")
+		"scenarios/catalogue/outside/ingress-from-one-outside-host.yaml", "scenarios/catalogue/outside/egress-to-one-outside-host.yaml",
+		"scenarios/catalogue/outside/metadata-address.yaml")
 	c.wantExit(t, 0)
 	t.Logf("\n%s", &c.stderr)
 	counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
@@ -172,6 +201,8 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 			return "hostNetwork"
 		case a.FromOutside():
 			return "from outside " + a.Kind.String()
+		case a.Destination == "outside:metadata":
+			return "to " + a.Address.String()
 		case a.Kind == plan.Lookup && strings.HasPrefix(a.Destination, "dns:db."):
 			return "headless"
 		}
@@ -180,7 +211,7 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 	wantSome(t, counts, "podIP TCP delivered", "podIP TCP dropped", "podIP UDP delivered", "podIP UDP dropped", "podIP ICMP delivered",
 		"podIP SCTP delivered", "podIP SCTP dropped", "clusterIP TCP delivered", "clusterIP TCP dropped", "lookup DNS delivered", "lookup DNS dropped",
 		"headless delivered", "nodePort TCP delivered", "hostNetwork delivered", "hostNetwork silent", "outsideIP TCP delivered", "outsideIP TCP dropped",
-		"outsideIP ICMP delivered", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
+		"outsideIP ICMP delivered", "to [fd00:ec2::254]:80 delivered", "to [fd00:ec2::254]:80 dropped", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
 	gapproof(t, "report", "verify", dir).wantExit(t, 0)
 	var fromPod []string
 	for _, canary := range wantSeal(t, six, 0, "SEALED", "").Facts.Canaries {

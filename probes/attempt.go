@@ -102,8 +102,11 @@ type Attempt struct {
 	Protocol Protocol `json:"protocol"`
 	// Destination is the address and port to reach; the port is zero for ICMP; the whole is zero for DNS.
 	Destination netip.AddrPort `json:"destination,omitzero"`
-	// Name is the fully qualified name to look up, with or without the final dot. DNS only.
+	// Name is the fully qualified name to look up, with or without the final dot; with Authority that of the server.
 	Name string `json:"name,omitempty"`
+	// Authority are PEM certificates, at most [MaxAuthority] bytes. With them the other end is no listener of ours but a TLS server, which is to
+	// prove by its certificate that it is Name. TCP only; nothing but the handshake is sent.
+	Authority string `json:"authority,omitempty"`
 	// Family is the family of the records to look up: A for IPv4, AAAA for IPv6. DNS only; unknown means IPv4.
 	Family Family `json:"family,omitzero"`
 	// SourcePort is bound explicitly when not zero; zero lets the agent choose one that is unique per protocol.
@@ -116,6 +119,9 @@ type Attempt struct {
 
 // MaxDeadline bounds one attempt, so that a wrong unit in a request cannot hold an agent's slot for hours.
 const MaxDeadline = time.Minute
+
+// MaxAuthority is how many bytes of certificates an attempt may carry: two or three of the usual ones.
+const MaxAuthority = 3 << 10
 
 // Validate reports every fault of the attempt at once, each with its field.
 func (a Attempt) Validate() error {
@@ -138,6 +144,13 @@ func (a Attempt) Validate() error {
 		}
 	default:
 		faults = append(faults, fmt.Errorf("protocol: %d is not one of TCP, UDP, SCTP, ICMP, DNS", a.Protocol))
+	}
+	switch {
+	case a.Authority == "":
+	case a.Protocol != TCP || a.Name == "":
+		faults = append(faults, errors.New("authority: is for TCP, with the name of a server"))
+	case len(a.Authority) > MaxAuthority:
+		faults = append(faults, fmt.Errorf("authority: has %d bytes, want at most %d", len(a.Authority), MaxAuthority))
 	}
 	if a.Deadline <= 0 || a.Deadline > MaxDeadline {
 		faults = append(faults, fmt.Errorf("deadline: %s is not above zero and at most %s", a.Deadline, MaxDeadline))

@@ -28,6 +28,10 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		{"ICMP needs no port", func(a *Attempt) { a.Protocol, a.Destination = ICMP, netip.MustParseAddrPort("10.0.0.1:0") }, nil},
 		{"ICMP needs an address", func(a *Attempt) { a.Protocol, a.Destination = ICMP, netip.AddrPort{} }, []string{"destination: ICMP"}},
 		{"DNS needs a name", func(a *Attempt) { a.Protocol = DNS }, []string{"name:"}},
+		{"an authority knows a server by its name", func(a *Attempt) { a.Name, a.Authority = "a.example", "PEM" }, nil},
+		{"an authority needs a name", func(a *Attempt) { a.Authority = "PEM" }, []string{"authority: is for TCP"}},
+		{"an authority is for TCP", func(a *Attempt) { a.Protocol, a.Name, a.Authority = UDP, "a.example", "PEM" }, []string{"authority: is for TCP"}},
+		{"an authority is bounded", func(a *Attempt) { a.Name, a.Authority = "a.example", strings.Repeat("x", MaxAuthority+1) }, []string{"authority: has 3073 bytes"}},
 		{"the deadline is bounded", func(a *Attempt) { a.Deadline = MaxDeadline + 1 }, []string{"deadline:"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,8 +6,8 @@
 // defaults, then validates; every fault of every file comes back at once as [Faults], each with file, line, field path and value. A loaded
 // scenario is the same value on every machine: addresses enter later, through [Substitute]. schema.json is the language for editors.
 //
-// What a world's pods attempt beyond one another is its [Reach]: echoes, node addresses, both address families, and hosts outside the cluster,
-// which are sources too. Addresses that a policy must name are written as placeholders, "${pod:x/a}" or "${outside:bank:IPv6}".
+// What a world's pods attempt beyond one another is its [Reach]: echoes, node addresses, both address families, the API server, and hosts outside
+// the cluster, which are sources too. Addresses that a policy must name are written as placeholders, "${pod:x/a}" or "${outside:bank:IPv6}".
 // A block of all addresses that holds on clusters of either family is "${pod:x/a}/0".
 //
 // Worlds and policies may also come from what a person has already: manifests, kustomizations and what Helm renders, named in [World.From] and

@@ -15,6 +15,10 @@ const (
 	lookupPrefix  = "dns:"
 	nodePrefix    = "node:"
 	outsidePrefix = "outside:"
+	// APIServer is the cluster's API server in rules and attempts.
+	APIServer = "api-server"
+	// apiServerPort is where it is attempted: the port of the Service kubernetes.
+	apiServerPort = "TCP/443"
 	// ICMP stands in the place of a port for echoes between pods, where the world's Reach asks for them.
 	ICMP = "ICMP"
 	// lookupPort is where a lookup goes, for rules that name ports.
@@ -25,8 +29,8 @@ const (
 type Attempt struct {
 	// Source is "namespace/pod" or "outside:NAME".
 	Source string
-	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", "outside:NAME", or "dns" with or without ":"
-	// and a name.
+	// Destination is "namespace/pod", "service:namespace/name", "node:a", "node:a:namespace/name", "outside:NAME", [APIServer], or "dns" with or
+	// without ":" and a name.
 	Destination string
 	// Port is "TCP/80" or [ICMP]; for a Service its own port. For a lookup it does not matter.
 	Port string
@@ -68,7 +72,7 @@ func covers(pattern, end string) bool {
 	if coversInFull(pattern, end) {
 		return true
 	}
-	if isLookup(end) {
+	if isLookup(end) || end == APIServer {
 		return false
 	}
 	if strings.HasPrefix(end, nodePrefix) {

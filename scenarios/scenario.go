@@ -84,6 +84,9 @@ type Reach struct {
 	// and attempt, but for those with addresses of their own, pods and node addresses, but no Services, whose addresses mean something inside of the cluster alone. Only the lab has
 	// such hosts: elsewhere the scenario is skipped.
 	Outside []OutsideHost `json:"outside,omitempty"`
+	// APIServer also plans an attempt of every pod at the cluster's API server, "api-server", by the Service kubernetes in the namespace default:
+	// one TLS handshake, by which the server proves who it is, and no request. It is judged on the servers' own addresses and their port.
+	APIServer bool `json:"apiServer,omitempty"`
 }
 
 // OutsideHost is one host outside the cluster: in the lab a container on the lab's network, with routes to the pods, so that both ends see each

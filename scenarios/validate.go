@@ -80,6 +80,9 @@ func (c *checker) survey() {
 	if c.resolves {
 		c.listening[lookups] = []string{lookupPort}
 	}
+	if c.scenario.World.Reach.APIServer {
+		c.listening[APIServer] = []string{apiServerPort}
+	}
 }
 
 func (c *checker) surveyNodes() {
@@ -344,7 +347,7 @@ func (c *checker) resolve(at string, rules []Rule) []resolved {
 			c.fault(one.at+".from", nil, `"*" is every pod`, "is missing")
 		}
 		for j, p := range r.From {
-			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || strings.HasPrefix(p, nodePrefix) || p == lookups {
+			if at := item(one.at+".from", j); strings.HasPrefix(p, servicePrefix) || strings.HasPrefix(p, nodePrefix) || p == lookups || p == APIServer {
 				c.fault(at, p, "a source is a pod, or a host outside", "%s is no source", p)
 			} else {
 				one.from = append(one.from, c.sources(at, p)...)
@@ -386,6 +389,11 @@ func (c *checker) expand(at, pattern string) []string {
 			c.fault(at, pattern, "write lookup: true at a Service of the world", "no Service of the world is looked up")
 		}
 		return []string{lookups}
+	case pattern == APIServer:
+		if !c.scenario.World.Reach.APIServer {
+			c.fault(at, pattern, "set world.reach.apiServer to true", "the world has no attempts at the API server")
+		}
+		return []string{APIServer}
 	case strings.HasPrefix(pattern, servicePrefix):
 		out := covered(pattern, c.services)
 		if len(out) == 0 {

@@ -325,5 +325,5 @@ func (d *document) checkAddresses(at string, host OutsideHost, earlier []Outside
 
 // empty tells whether nothing of it is written.
 func (r Reach) empty() bool {
-	return r.Families == nil && !r.ICMP && r.Nodes == nil && r.Outside == nil
+	return r.Families == nil && !r.ICMP && r.Nodes == nil && r.Outside == nil && !r.APIServer
 }

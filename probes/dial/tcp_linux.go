@@ -16,11 +16,15 @@ import (
 // maxQuoted is how much of a foreign answer an outcome quotes: enough to know a banner by.
 const maxQuoted = 48
 
-// doTCP connects once, sends the token and reads the listener's identity.
+// doTCP connects once, sends the token and reads the listener's identity, or has a server that is not ours prove its own.
 func (d *Dialer) doTCP(ctx context.Context, a probes.Attempt, deadline time.Time, o *probes.Outcome) {
 	s, err := connect(ctx, d.tcp, tcpSocket, a, deadline, o)
 	if s != nil {
 		defer s.close()
+	}
+	if err == nil && a.Authority != "" {
+		handshake(ctx, a, o, s)
+		return
 	}
 	exchange(ctx, a, o, s, err)
 }

@@ -105,7 +105,8 @@ type Decider struct {
 }
 
 // Deciders are the directions that made the derived verdict, ingress first: both for an allow, since either could have denied, and
-// those that deny for a deny. None when the engine gave no verdict. A host outside the cluster has no policies to decide by.
+// those that deny for a deny. None when the engine gave no verdict. A host outside the cluster and
+// the API server have no policies to decide by.
 func (j *Judgement) Deciders() []Decider {
 	d := j.Promise.Derived
 	sides := []struct {
@@ -117,7 +118,7 @@ func (j *Judgement) Deciders() []Decider {
 	}
 	var out []Decider
 	for _, s := range sides {
-		if s.direction == "ingress" && j.Attempt.Kind == plan.OutsideIP || s.direction == "egress" && j.Attempt.FromOutside() {
+		if s.direction == "ingress" && (j.Attempt.Kind == plan.OutsideIP || j.Attempt.Kind == plan.APIServerIP) || s.direction == "egress" && j.Attempt.FromOutside() {
 			continue
 		}
 		if s.side.Verdict == reach.Unknown || s.side.Verdict != d.Verdict {

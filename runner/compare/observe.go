@@ -106,7 +106,7 @@ func proofTable() []row {
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Self() }, Missing, reach.Unknown,
 			says("refused inside the pod's own network stack, although its listener answered its own checks")},
 		{func(r reading) bool {
-			return r.Outcome.Kind == probes.Refused && (r.planned.Kind == plan.ClusterIP || r.planned.Kind == plan.NodePort)
+			return r.Outcome.Kind == probes.Refused && (r.planned.Kind == plan.ClusterIP || r.planned.Kind == plan.NodePort || r.planned.Kind == plan.APIServerIP)
 		}, Missing, reach.Unknown,
 			says("refused at a Service's address: a Service without ready endpoints refuses in the same way, so this proves no policy; the attempts to its pods do")},
 		{func(r reading) bool { return r.Outcome.Kind == probes.Refused && r.planned.Kind == plan.Lookup }, Missing, reach.Unknown,
@@ -266,6 +266,8 @@ func (r reading) deliveredWords() string {
 	switch {
 	case r.planned.Kind == plan.Lookup:
 		words = fmt.Sprintf("resolved to %s%s", addressWords(r.planned.Answers), r.after())
+	case r.planned.Kind == plan.APIServerIP:
+		words = fmt.Sprintf("%s proved itself by its certificate%s", r.Outcome.Responder, r.after())
 	case r.planned.Protocol == probes.ICMP:
 		words = fmt.Sprintf("the kernel at %s echoed the token%s", r.Outcome.ReplyFrom, r.after())
 	}
@@ -340,6 +342,9 @@ func (r reading) silentWords() string {
 	words := fmt.Sprintf("no reply%s and no arrival; both agents were alive and the path was open before the policies", r.after())
 	if r.planned.Kind == plan.Lookup {
 		words = fmt.Sprintf("no answer%s; the same lookup was answered before the policies", r.after())
+	}
+	if r.planned.Kind == plan.APIServerIP {
+		words = fmt.Sprintf("no answer%s; the API server proved itself to others then, and to this pod before the policies", r.after())
 	}
 	if r.planned.Protocol == probes.ICMP {
 		words = fmt.Sprintf("no echo%s; both agents were alive and the path was open before the policies; which of request and reply was lost is not "+

@@ -23,6 +23,8 @@ var (
 		Answers: []netip.Addr{netip.MustParseAddr("fd00::9")}}
 	toOutside = plan.Planned{ID: "x/a>outside:bank:TCP/443", Source: "x/a", Destination: "outside:bank", Kind: plan.OutsideIP, Protocol: probes.TCP, Port: 443,
 		Address: netip.MustParseAddrPort("172.18.0.9:443"), Responders: []string{"outside:bank"}}
+	toAPIServer = plan.Planned{ID: "x/a>api-server:TCP/443", Source: "x/a", Destination: "api-server", Kind: plan.APIServerIP, Protocol: probes.TCP, Port: 443,
+		Address: netip.MustParseAddrPort("10.96.0.1:443"), Name: plan.APIServerName, Responders: []string{plan.APIServerName}}
 	fromOutside = plan.Planned{ID: "outside:bank>y/b:TCP/80", Source: "outside:bank", Destination: "y/b", Kind: plan.PodIP, Protocol: probes.TCP, Port: 80,
 		Address: netip.MustParseAddrPort("10.0.0.2:80"), Responders: []string{"y/b"}}
 )

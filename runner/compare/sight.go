@@ -152,7 +152,7 @@ const (
 func (r reading) translated() crossing {
 	service := r.planned.Address.Addr()
 	switch r.planned.Kind {
-	case plan.ClusterIP:
+	case plan.ClusterIP, plan.APIServerIP:
 	case plan.Lookup:
 		service = r.Outcome.Remote.Addr()
 	default:

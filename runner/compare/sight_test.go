@@ -151,6 +151,13 @@ func TestWhatTheKernelSawIsAProofOfItsOwn(t *testing.T) {
 		{"where the dropped packet was going is not known", service, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("NETFILTER_DROP"))), compare.Missing, reach.Unknown, "not known to have passed its Service"},
 		{"a lookup that died behind the resolver's Service", toName, observation(probes.TimedOut, full, left, remote, dropped), compare.Dropped, reach.Deny, "NETFILTER_DROP"},
 		{"a lookup that died at the resolver's Service", toName, observation(probes.TimedOut, full, left, remote, untranslated("10.96.0.10:53")), compare.Missing, reach.Unknown, "without ready endpoints"},
+		{"an API server proves itself", toAPIServer, observation(probes.Replied, responder(plan.APIServerName), full, left), compare.Delivered, reach.Allow, "kubernetes.default.svc proved itself by its certificate"},
+		{"somebody else at the API server's address", toAPIServer, observation(probes.Connected, full, left), compare.Missing, reach.Unknown, "who accepted it is not known"},
+		{"refused at the API server's address", toAPIServer, observation(probes.Refused), compare.Missing, reach.Unknown, "without ready endpoints"},
+		{"on its way to an API server", toAPIServer, observation(cut, full, left, sighting(probes.Request, probes.Dropped, by("NETFILTER_DROP"), peer("172.18.0.3:6443"))), compare.Dropped, reach.Deny, "NETFILTER_DROP"},
+		{"at the API server's address, not translated", toAPIServer, observation(cut, full, left, untranslated("10.96.0.1:443")), compare.Missing, reach.Unknown, "before the Service's address was translated"},
+		{"an API server that nobody watched", toAPIServer, observation(probes.TimedOut), compare.Silent, reach.Deny, "the API server proved itself to others then"},
+		{"a request to an API server that went somewhere", toAPIServer, observation(probes.TimedOut, full, left), compare.Unaccounted, reach.Unknown, "neither seen arriving nor being dropped"},
 		{"a lookup that no witness was told of", toName, observation(probes.TimedOut, full), compare.Silent, reach.Deny, "answered before the policies"},
 	}
 	for _, tt := range tests {

@@ -43,6 +43,10 @@ func TupleOf(f plan.Facts, a plan.Planned, o probes.Observation) (t Tuple, why s
 		for _, pod := range f.Resolver.Pods {
 			t.Backends = append(t.Backends, pod.IPs...)
 		}
+	case a.Kind == plan.APIServerIP:
+		for _, server := range f.APIServer.Endpoints {
+			t.Backends = append(t.Backends, server.Addr())
+		}
 	}
 	if o.Outcome.Responder == a.Source || slices.Equal(a.Responders, []string{a.Source}) {
 		return Tuple{}, "a call to oneself through a Service carries another source address on its way"

@@ -169,6 +169,7 @@ func (b *builder) planAttempts() {
 			b.planServices(source, initial)
 			b.planNodes(source, initial)
 			b.planOutside(source)
+			b.planAPIServer(source)
 			b.planLookups(source)
 		}
 	}

@@ -10,10 +10,10 @@
 // What is planned: every pod to every pod on each port it listens on, itself included; an echo
 // from every pod to every other, where the world asks for ICMP; every pod to every port of every Service by
 // ClusterIP; every node of the world's reach, on what hostNetwork pods there listen on and on node ports; every host outside
-// the cluster, on its ports; and a name lookup from every pod for each Service that asks for it. Hosts outside attempt pods, node addresses and
+// the cluster, on its ports; the API server; and a name lookup from every pod for each Service that asks for it. Hosts outside attempt pods, node addresses and
 // node ports as pods do. All of it once for each address family that the world asks for; what an end has no address for stays in the plan and is
-// skipped ([Planned].Lacking). A ClusterIP is judged on the Service's backends and their ports, and a lookup on the resolver's
-// pods, because policies are applied after the Service's address is translated.
+// skipped ([Planned].Lacking). A ClusterIP is judged on the Service's backends and their ports, a lookup on the resolver's
+// pods, and the API server on the servers' own addresses, because policies are applied after the Service's address is translated.
 //
 // Where a CNI may take a hostNetwork pod for a pod or for its node, or may see a call to a node port before or after its addresses are
 // rewritten, the verdict is derived in each of these views. If they differ the attempt is skipped, with the reason and the semantics note.

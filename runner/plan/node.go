@@ -22,6 +22,16 @@ func nodePortKey(s scenarios.Service, p scenarios.ServicePort) string {
 // nodeAt is the node of a place; none where the cluster has fewer.
 func (b *builder) nodeAt(place string) NodeFacts { return b.facts.Nodes[b.facts.Places[place]] }
 
+// nodeOf is the name of the node that has an address; empty where none does.
+func (b *builder) nodeOf(address netip.Addr) string {
+	for name, node := range b.facts.Nodes {
+		if slices.Contains(node.Addresses, address) {
+			return name
+		}
+	}
+	return ""
+}
+
 // planNodes plans the attempts of one source at nodes' addresses: on what hostNetwork pods there listen on, then on node ports.
 func (b *builder) planNodes(source origin, initial reach.World) {
 	for _, place := range b.scenario.World.Reach.Nodes {

@@ -81,6 +81,9 @@ func Offline(s *scenarios.Scenario) (Facts, error) {
 		}
 		f.Outside[scenarios.Outside(host.Name)] = own
 	}
+	if s.World.Reach.APIServer {
+		f.APIServer = APIServer{Addresses: services.next(), Endpoints: []netip.AddrPort{netip.AddrPortFrom(nodes.next()[0], 6443)}}
+	}
 	// As CoreDNS has it in clusters that kubeadm makes.
 	f.Resolver = Resolver{
 		Namespace: reach.Namespace{Name: "kube-system", Labels: map[string]string{}},

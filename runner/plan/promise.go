@@ -62,6 +62,11 @@ func (b *builder) derive(engine engines, step Step, a attempt, p *Promise) error
 			return deriveEcho(engine.node, source, to, p)
 		}
 		destinations = append(destinations, target{to, a.port})
+	case APIServerIP:
+		if destinations = b.apiServers(); len(destinations) == 0 {
+			p.Skip = "the cluster named no API server to judge it on"
+			return nil
+		}
 	case ClusterIP, NodePort:
 		backends := b.backends(step.World, a.service)
 		if names := podStrings(backends); !slices.Equal(names, a.Responders) {

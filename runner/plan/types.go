@@ -26,6 +26,8 @@ type Facts struct {
 	Outside map[string][]netip.Addr `json:",omitempty"`
 	// Resolver is the cluster's DNS: the pods behind its Service, with the labels of their namespace.
 	Resolver Resolver
+	// APIServer is the cluster's, in a world that attempts it.
+	APIServer APIServer `json:",omitzero"`
 	// ClusterDomain is the DNS suffix, such as "cluster.local".
 	ClusterDomain string
 	// Prefix is put before every namespace name in the cluster; empty in the lab.
@@ -58,6 +60,18 @@ type Resolver struct {
 	Pods      []reach.Pod
 }
 
+// APIServerName is what the certificate of an API server proves to pods, and [APIServer] its responder.
+const APIServerName = "kubernetes.default.svc"
+
+// APIServer is the cluster's API server as pods reach it: by the Service kubernetes in the namespace default.
+type APIServer struct {
+	// Addresses are the Service's, and Endpoints those of the servers behind it.
+	Addresses []netip.Addr     `json:",omitempty"`
+	Endpoints []netip.AddrPort `json:",omitempty"`
+	// Authority are the PEM certificates by which pods know the servers.
+	Authority string `json:",omitempty"`
+}
+
 // Kind is how the destination of an attempt was chosen. The zero value is unknown.
 type Kind uint8
 
@@ -76,9 +90,11 @@ const (
 	NodePort
 	// OutsideIP goes to a host outside the cluster.
 	OutsideIP
+	// APIServerIP goes to the address of the API server's Service and is judged on the servers behind it.
+	APIServerIP
 )
 
-var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup", "nodeIP", "nodePort", "outsideIP"}
+var kindNames = [...]string{"unknown", "podIP", "clusterIP", "lookup", "nodeIP", "nodePort", "outsideIP", "apiServerIP"}
 
 // String is the kind's name as reports print it.
 func (k Kind) String() string {
@@ -110,11 +126,11 @@ func (k *Kind) UnmarshalText(b []byte) error {
 type Planned struct {
 	// ID is readable, unique in its scenario and stable between runs: "x/a>y/b:TCP/80", "x/a>y/b:ICMP", "x/a>service:y/web:TCP/80", "x/a>dns:web.y",
 	// "x/a>node:b:TCP/8080", "x/a>node:b:y/web:TCP/80" (a node port is named by the Service's own port, since its number is the cluster's),
-	// "x/a>outside:h:TCP/80", "outside:h>x/a:TCP/80". Where the world asks for families, those over IPv6 are told by "TCP6/80", "ICMP6" and
+	// "x/a>outside:h:TCP/80", "outside:h>x/a:TCP/80", "x/a>api-server:TCP/443". Where the world asks for families, those over IPv6 are told by "TCP6/80", "ICMP6" and
 	// "x/a>dns:web.y:AAAA". `gapproof run FILE --attempt ID` repeats just this one.
 	ID string `json:"id"`
 	// Source is "namespace/pod" or "outside:NAME"; Destination is one of these, "service:namespace/name", "node:place",
-	// "node:place:namespace/name" or "dns:name.namespace", all as written in the scenario.
+	// "node:place:namespace/name", "api-server" or "dns:name.namespace", all as written in the scenario.
 	Source      string          `json:"source"`
 	Destination string          `json:"destination"`
 	Kind        Kind            `json:"kind"`
@@ -122,11 +138,11 @@ type Planned struct {
 	// Family is set where the world asks for families; a lookup's is that of the records. Else it is the cluster's first one.
 	Family probes.Family `json:"family,omitzero"`
 	Port   uint16        `json:"port,omitempty"`
-	// Address is where the packet is sent; invalid for Lookup, where Name is the fully qualified name.
+	// Address is where the packet is sent; invalid for Lookup, where Name is the fully qualified name. Of an API server it is the certificate's.
 	Address netip.AddrPort `json:"address,omitzero"`
 	Name    string         `json:"name,omitempty"`
 	// Responders are the identities (pods and hosts outside as in the scenario) that may answer: the destination, or every backend the
-	// Service has before the first step.
+	// Service has before the first step; [APIServerName] for an API server.
 	Responders []string `json:"responders,omitempty"`
 	// Answers are the addresses a Lookup must return: the Service's, or for a headless one all its pods'.
 	Answers []netip.Addr `json:"answers,omitempty"`
@@ -162,7 +178,7 @@ func (p Planned) Records() probes.Family {
 
 // Plan is a scenario made concrete for one cluster. Attempts are in the order source, destination, protocol, port: sources as the
 // world writes them, pods before hosts outside; destinations likewise, pods before echoes to them before Services before nodes before hosts
-// outside before lookups; TCP before UDP before SCTP; IPv4 before IPv6.
+// outside before the API server before lookups; TCP before UDP before SCTP; IPv4 before IPv6.
 type Plan struct {
 	Scenario *scenarios.Scenario `json:"-"`
 	Name     string              `json:"scenario"`

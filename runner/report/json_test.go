@@ -168,7 +168,7 @@ func TestTheSchemaDescribesTheJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	met := map[string]bool{}
-	for name, r := range map[string]*report.Report{"full": full(t), "passing": passing(t), "skipping": skipping(t), "tiered": tiered(t), "leaking": withSeal(passing(t), leaking(t)), "corroborated": corroborated(t),
+	for name, r := range map[string]*report.Report{"full": full(t), "passing": passing(t), "skipping": skipping(t), "tiered": tiered(t), "governed": governed(t), "leaking": withSeal(passing(t), leaking(t)), "corroborated": corroborated(t),
 		"without Hubble": unread(t), "empty": {Level: "unwitnessed"}} {
 		t.Run(name, func(t *testing.T) {
 			var value any

@@ -58,7 +58,7 @@ func newColumn(a plan.Planned) column {
 	case plan.ClusterIP:
 		namespace, name, _ := strings.Cut(strings.TrimPrefix(a.Destination, "service:"), "/")
 		c.above, c.name = namespace, "svc:"+name
-	case plan.NodeIP, plan.OutsideIP:
+	case plan.NodeIP, plan.OutsideIP, plan.APIServerIP:
 		c.name = a.Destination
 	case plan.NodePort:
 		rest := strings.TrimPrefix(a.Destination, "node:")

@@ -249,6 +249,32 @@ func tiered(tb testing.TB) *report.Report {
 	return r
 }
 
+// governed is a run with attempts at the API server, of which one is a hole.
+func governed(tb testing.TB) *report.Report {
+	tb.Helper()
+	const text = `
+apiVersion: gapproof.dev/v1alpha1
+kind: Scenario
+metadata: {name: api-server, title: nobody reaches the API server}
+world: {namespaces: [{name: x, pods: [{name: a}, {name: b}]}], reach: {apiServer: true}}
+policies:
+  inline: [{metadata: {name: deny, namespace: x}, spec: {podSelector: {}, policyTypes: [Egress]}}]
+expect: {exhaustive: true}
+`
+	r := header()
+	one, _ := judged(tb, text, "catalogue/api-server.yaml", func(a plan.Planned, _ plan.Promise, o *probes.Observation) {
+		if a.Kind != plan.APIServerIP {
+			return
+		}
+		o.Attempt.Authority = "-----BEGIN CERTIFICATE-----"
+		if a.Source == "x/b" {
+			o.Outcome.Kind, o.Outcome.Responder, o.Outcome.Took = probes.Replied, plan.APIServerName, 3*time.Millisecond
+		}
+	})
+	r.Scenarios = []report.Scenario{one}
+	return &r
+}
+
 // permuted is r with its scenarios in another order and its judgements as they are.
 func permuted(r *report.Report) *report.Report {
 	c := *r

@@ -54,6 +54,7 @@ func TestTheTableLooksAsItShould(t *testing.T) {
 		{"failing.colour.txt", failing(t), report.Options{Colour: report.ANSI}},
 		{"failing.ascii.txt", failing(t), report.Options{Glyphs: report.ASCII}},
 		{"failing.narrow.txt", failing(t), report.Options{Width: 60}},
+		{"api-server.txt", governed(t), report.Options{Width: 120}},
 		{"everything.txt", failing(t), report.Options{Detail: report.Everything, Width: 120}},
 		{"passing.txt", passing(t), report.Options{}},
 		{"empty.txt", &report.Report{Run: "none", Level: "unwitnessed"}, report.Options{}},

@@ -215,9 +215,9 @@ func (b *beacons) await(ctx context.Context, open map[string]pair, limit time.Du
 	}
 }
 
-// resolverAsks is how often the resolver is asked before and after a round. Which of its pods answers is left to chance: with half of
-// them dead, all of these and as many after succeed once in 65 536 rounds.
-const resolverAsks = 8
+// serverAsks is how often the resolver, or the API server, is asked before and after a round. Which of its pods answers is left to chance: with
+// half of them dead, all of these and as many after succeed once in 65 536 rounds.
+const serverAsks = 8
 
 // resolver says what keeps the cluster's resolver from being proven alive for the lookups among attempts: the beacons' source, which no
 // policy of a scenario selects, asks for the name of the first. It is empty when every query was answered, with an address or without,
@@ -227,12 +227,28 @@ func (b *beacons) resolver(ctx context.Context, attempts []plan.Planned, deadlin
 	if b == nil || first < 0 {
 		return ""
 	}
-	batch := make([]probes.Attempt, resolverAsks)
+	return b.ask(ctx, "the resolver", probes.Attempt{Protocol: probes.DNS, Name: attempts[first].Name, Deadline: deadline})
+}
+
+// apiServer is the same for the API server, known by this authority, and the attempts at it.
+func (b *beacons) apiServer(ctx context.Context, attempts []plan.Planned, authority string, deadline time.Duration) string {
+	first := slices.IndexFunc(attempts, func(a plan.Planned) bool { return a.Kind == plan.APIServerIP && a.Lacking == "" })
+	if b == nil || first < 0 {
+		return ""
+	}
+	a := attempts[first]
+	return b.ask(ctx, "the API server", probes.Attempt{Protocol: a.Protocol, Destination: a.Address, Name: a.Name, Authority: authority, Deadline: deadline})
+}
+
+// ask makes the attempt several times from the beacons' source and says what kept it from being answered each time.
+func (b *beacons) ask(ctx context.Context, whom string, a probes.Attempt) string {
+	batch := make([]probes.Attempt, serverAsks)
 	for i := range batch {
-		batch[i] = probes.Attempt{ID: fmt.Sprintf("resolver/%d", i), Protocol: probes.DNS, Name: attempts[first].Name, Token: probes.NewToken(), Deadline: deadline}
+		batch[i] = a
+		batch[i].ID, batch[i].Token = fmt.Sprintf("server/%d", i), probes.NewToken()
 	}
 	answered := 0
-	ctx, cancel := context.WithTimeout(ctx, deadline+askLimit)
+	ctx, cancel := context.WithTimeout(ctx, a.Deadline+askLimit)
 	defer cancel()
 	err := b.world.Agent(b.namespace+"/"+beaconSource).Run(ctx, batch, 0, func(o probes.Outcome) {
 		if o.Kind == probes.Replied {
@@ -241,9 +257,9 @@ func (b *beacons) resolver(ctx context.Context, attempts []plan.Planned, deadlin
 	})
 	switch {
 	case err != nil:
-		return "the resolver could not be asked: " + err.Error()
-	case answered < resolverAsks:
-		return fmt.Sprintf("the resolver answered %d of %d queries of a pod that no policy selects", answered, resolverAsks)
+		return whom + " could not be asked: " + err.Error()
+	case answered < serverAsks:
+		return fmt.Sprintf("%s answered %d of %d attempts of a pod that no policy selects", whom, answered, serverAsks)
 	}
 	return ""
 }

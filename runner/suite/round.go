@@ -28,6 +28,7 @@ const (
 // how long each attempt took that was decided by a sighting.
 func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []plan.Planned, base []probes.Observation) ([]probes.Observation, []time.Duration, error) {
 	obs := make([]probes.Observation, len(attempts))
+	authority := world.Facts().APIServer.Authority
 	bySource := map[string][]int{}
 	involved := map[string]bool{}
 	for i, a := range attempts {
@@ -35,8 +36,11 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 			ID: a.ID, Protocol: a.Protocol, Destination: a.Address, Name: a.Name,
 			Token: probes.NewToken(), Deadline: s.o.Deadline,
 		}
-		if a.Kind == plan.Lookup {
+		switch a.Kind {
+		case plan.Lookup:
 			obs[i].Attempt.Family = a.Records()
+		case plan.APIServerIP:
+			obs[i].Attempt.Authority = authority
 		}
 		if a.Lacking != "" {
 			continue // there is no address to send it to
@@ -47,7 +51,13 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 			involved[r] = true
 		}
 	}
-	before, resolverBefore := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
+	servers := func() map[plan.Kind]string {
+		return map[plan.Kind]string{
+			plan.Lookup:      b.resolver(ctx, attempts, s.o.Deadline),
+			plan.APIServerIP: b.apiServer(ctx, attempts, authority, s.o.Deadline),
+		}
+	}
+	before, serversBefore := s.healths(ctx, world, involved), servers()
 	vigil := s.keepVigil(ctx, world, attempts, obs)
 
 	faults := map[string]string{}
@@ -79,7 +89,7 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
 	s.arrivals(ctx, world, attempts, obs)
-	after, resolverAfter := s.healths(ctx, world, involved), b.resolver(ctx, attempts, s.o.Deadline)
+	after, serversAfter := s.healths(ctx, world, involved), servers()
 	if err := ctx.Err(); err != nil {
 		return nil, nil, fmt.Errorf("making attempts: %w", context.Cause(ctx))
 	}
@@ -87,13 +97,13 @@ func (s *Suite) round(ctx context.Context, world World, b *beacons, attempts []p
 		c := &obs[i].Control
 		c.SourceFault = firstOf(faults[a.Source], alive(before[a.Source], after[a.Source]))
 		for _, r := range a.Responders {
-			if before[r] == nil { // lookups are answered by pods that are not ours
+			if before[r] == nil { // an API server, which is not ours
 				continue
 			}
 			c.DestinationFault = firstOf(c.DestinationFault, alive(before[r], after[r]))
 		}
-		if a.Kind == plan.Lookup {
-			c.DestinationFault = firstOf(resolverBefore, resolverAfter)
+		if a.Kind == plan.Lookup || a.Kind == plan.APIServerIP {
+			c.DestinationFault = firstOf(serversBefore[a.Kind], serversAfter[a.Kind])
 		}
 		if base != nil {
 			c.Baseline, c.BaselineFault = base[i].Outcome.Kind, base[i].Control.BaselineFault

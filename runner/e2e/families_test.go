@@ -48,12 +48,14 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 		Assess("both ways are delivered and dropped, the evidence verifies, and no host is left", func(ctx context.Context, t *testing.T, cfg *envconf.Config) context.Context {
 			dir := filepath.Join(t.TempDir(), "evidence")
 			c := gapproof(t, "run", "--cluster", clusterName, "--witness", "require", "-o", "json", "--evidence", dir,
-				"scenarios/catalogue/outside", "scenarios/catalogue/ports/sctp-between-pods.yaml")
+				"scenarios/catalogue/outside", "scenarios/catalogue/ports/sctp-between-pods.yaml", "scenarios/catalogue/egress/api-server-for-controllers-alone.yaml")
 			c.wantExit(t, 0)
 			counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
 				switch {
 				case j.Attempt.Destination == "outside:metadata":
 					return "to " + j.Attempt.Address.String()
+				case j.Attempt.Kind == plan.APIServerIP:
+					return "to the API server"
 				case j.Attempt.Kind == plan.OutsideIP:
 					return "to outside by " + j.Attempt.Protocol.String()
 				case j.Attempt.FromOutside() && j.Attempt.Kind == plan.NodePort:
@@ -66,7 +68,7 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 				return ""
 			})
 			wantSome(t, counts, "to outside by TCP delivered", "to outside by TCP dropped", "to outside by UDP delivered", "to outside by ICMP delivered",
-				"to 169.254.169.254:80 delivered", "to 169.254.169.254:80 dropped", "from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
+				"to 169.254.169.254:80 delivered", "to 169.254.169.254:80 dropped", "to the API server delivered", "to the API server dropped", "from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
 				"from outside at a node port delivered", "from outside at a node port silent", "SCTP delivered", "SCTP dropped")
 			gapproof(t, "report", "verify", dir).wantExit(t, 0)
 			wantNoRunNamespaces(ctx, t, cfg)
@@ -190,7 +192,7 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 		"scenarios/catalogue/families/default-deny-both-ways-in-both-families.yaml", "scenarios/catalogue/services/headless-name-is-no-address.yaml",
 		"scenarios/catalogue/hosts/agents-on-the-host-network.yaml", "scenarios/catalogue/ports/sctp-between-pods.yaml",
 		"scenarios/catalogue/outside/ingress-from-one-outside-host.yaml", "scenarios/catalogue/outside/egress-to-one-outside-host.yaml",
-		"scenarios/catalogue/outside/metadata-address.yaml")
+		"scenarios/catalogue/outside/metadata-address.yaml", "scenarios/catalogue/egress/api-server-for-controllers-alone.yaml")
 	c.wantExit(t, 0)
 	t.Logf("\n%s", &c.stderr)
 	counts := seen(t, c.stdout.Bytes(), func(j compare.Judgement) string {
@@ -211,7 +213,7 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 	wantSome(t, counts, "podIP TCP delivered", "podIP TCP dropped", "podIP UDP delivered", "podIP UDP dropped", "podIP ICMP delivered",
 		"podIP SCTP delivered", "podIP SCTP dropped", "clusterIP TCP delivered", "clusterIP TCP dropped", "lookup DNS delivered", "lookup DNS dropped",
 		"headless delivered", "nodePort TCP delivered", "hostNetwork delivered", "hostNetwork silent", "outsideIP TCP delivered", "outsideIP TCP dropped",
-		"outsideIP ICMP delivered", "to [fd00:ec2::254]:80 delivered", "to [fd00:ec2::254]:80 dropped", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
+		"outsideIP ICMP delivered", "apiServerIP TCP delivered", "apiServerIP TCP dropped", "to [fd00:ec2::254]:80 delivered", "to [fd00:ec2::254]:80 dropped", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
 	gapproof(t, "report", "verify", dir).wantExit(t, 0)
 	var fromPod []string
 	for _, canary := range wantSeal(t, six, 0, "SEALED", "").Facts.Canaries {

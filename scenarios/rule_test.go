@@ -14,6 +14,7 @@ func TestRuleNamesWhatItsWordsSay(t *testing.T) {
 	pod := scenarios.Attempt{Source: "x/a", Destination: "y/b", Port: "TCP/80"}
 	service := scenarios.Attempt{Source: "x/a", Destination: "service:y/web", Port: "TCP/80"}
 	lookup := scenarios.Attempt{Source: "x/a", Destination: "dns:web.y"}
+	server := scenarios.Attempt{Source: "x/a", Destination: scenarios.APIServer, Port: "TCP/443"}
 	self := scenarios.Attempt{Source: "x/a", Destination: "x/a", Port: "TCP/80", LoopsBack: true}
 	rule := func(from, to string, ports ...string) scenarios.Rule {
 		return scenarios.Rule{From: []string{from}, To: []string{to}, Ports: ports}
@@ -37,6 +38,9 @@ func TestRuleNamesWhatItsWordsSay(t *testing.T) {
 		{"every pod is no lookup", rule("*", "*"), lookup, false},
 		{"lookups", rule("*", "dns"), lookup, true},
 		{"lookups are no pods", rule("*", "dns"), pod, false},
+		{"every pod is no API server", rule("*", "*"), server, false},
+		{"the API server", rule("*", "api-server"), server, true},
+		{"the API server is no pod", rule("*", "api-server"), pod, false},
 		{"the port", rule("*", "*", "UDP/80", "TCP/80"), pod, true},
 		{"another port", rule("*", "*", "TCP/81"), pod, false},
 		{"a lookup by its port", rule("*", "dns", "UDP/53"), lookup, true},

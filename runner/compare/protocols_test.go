@@ -142,12 +142,12 @@ func TestJudgingEchoesAndWhatCannotBeMade(t *testing.T) {
 	}
 }
 
-func TestAHostOutsideHasNoPoliciesToDecideBy(t *testing.T) {
+func TestAHostOutsideAndAnAPIServerHaveNoPoliciesToDecideBy(t *testing.T) {
 	allowed := reach.Decision{Verdict: reach.Allow, Egress: reach.Side{Verdict: reach.Allow}, Ingress: reach.Side{Verdict: reach.Allow}}
 	for _, tt := range []struct {
 		attempt plan.Planned
 		want    string
-	}{{toOutside, "egress of x/a"}, {fromOutside, "ingress of y/b"}} {
+	}{{toOutside, "egress of x/a"}, {toAPIServer, "egress of x/a"}, {fromOutside, "ingress of y/b"}} {
 		j := compare.Judge(tt.attempt, plan.Promise{Derived: allowed}, observation(probes.Replied, responder(tt.attempt.Responders[0])))
 		var got []string
 		for _, d := range j.Deciders() {

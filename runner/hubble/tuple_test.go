@@ -20,8 +20,9 @@ var facts = plan.Facts{
 		"y/b": {IP: netip.MustParseAddr("10.0.1.2"), Others: []netip.Addr{netip.MustParseAddr("fd00::2")}, Node: "node-b"},
 		"y/c": {IP: netip.MustParseAddr("10.0.1.3"), Node: "node-b"},
 	},
-	Outside:  map[string][]netip.Addr{"outside:h": {netip.MustParseAddr("172.30.0.9")}},
-	Resolver: plan.Resolver{Pods: []reach.Pod{{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}}},
+	Outside:   map[string][]netip.Addr{"outside:h": {netip.MustParseAddr("172.30.0.9")}},
+	Resolver:  plan.Resolver{Pods: []reach.Pod{{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}}},
+	APIServer: plan.APIServer{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("172.30.0.3:6443")}},
 }
 
 func TestTheTupleOfAnAttempt(t *testing.T) {
@@ -83,6 +84,14 @@ func TestTheTupleOfAnAttempt(t *testing.T) {
 			}), sent,
 			tuple(func(w *hubble.Tuple) {
 				w.Destination, w.Backends = port("10.96.0.7:80"), []netip.Addr{addr("10.0.1.2"), addr("fd00::2"), addr("10.0.1.3")}
+			}), "",
+		},
+		{
+			"to the API server", edited(func(a *plan.Planned) {
+				a.Kind, a.Address, a.Responders = plan.APIServerIP, port("10.96.0.1:443"), []string{plan.APIServerName}
+			}), sent,
+			tuple(func(w *hubble.Tuple) {
+				w.Destination, w.Backends = port("10.96.0.1:443"), []netip.Addr{addr("172.30.0.3")}
 			}), "",
 		},
 		{

@@ -197,9 +197,17 @@ func (m *memory) Up(_ context.Context, w scenarios.World, _ Role) (World, error)
 		world.facts.Outside = map[string][]netip.Addr{name: {netip.AddrFrom4([4]byte{203, 0, 113, byte(m.nextIP)})}}
 		world.agents[name] = &memoryAgent{m: m, name: name}
 	}
+	if w.Reach.APIServer {
+		world.facts.APIServer = apiServer
+	}
 	m.worlds = append(m.worlds, world)
 	m.accept()
 	return world, nil
+}
+
+// apiServer is the one that every memory has.
+var apiServer = plan.APIServer{
+	Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Endpoints: []netip.AddrPort{netip.MustParseAddrPort("172.30.0.3:6443")}, Authority: "PEM",
 }
 
 type memoryWorld struct {
@@ -402,6 +410,14 @@ func (a *memoryAgent) Cut(_ context.Context, tokens []probes.Token) error {
 
 // decide is who would answer and whether the packet passes: each end is ruled by what is enforced there.
 func (m *memory) decide(source string, at probes.Attempt) (string, bool) {
+	if at.Destination == netip.AddrPortFrom(apiServer.Addresses[0], 443) {
+		server := apiServer.Endpoints[0]
+		d, err := m.enforced(source).Decide(reach.Query{
+			Source: m.endpoint(source, server.Addr()), Destination: reach.Endpoint{Addr: server.Addr()}, Protocol: "TCP", Port: server.Port(),
+		})
+		known := at.Authority == apiServer.Authority && at.Name == plan.APIServerName
+		return plan.APIServerName, known && !m.dead(scenarios.APIServer) && (err != nil || d.Verdict == reach.Allow)
+	}
 	for _, w := range m.worlds {
 		for _, p := range w.now.Pods {
 			if !slices.Contains(p.IPs, at.Destination.Addr()) {

@@ -257,6 +257,46 @@ func TestADenyNeedsADestinationThatIsProvenAlive(t *testing.T) {
 	}
 }
 
+func TestADenyAtTheAPIServerNeedsOneThatOthersReach(t *testing.T) {
+	const scenario = `
+apiVersion: gapproof.dev/v1alpha1
+kind: Scenario
+metadata: {name: governed, title: one pod of two reaches the API server}
+world: {namespaces: [{name: x, pods: [{name: a, labels: {app: a}}, {name: b}]}], reach: {apiServer: true}}
+policies:
+  inline: [{metadata: {name: np, namespace: x}, spec: {podSelector: {matchLabels: {app: a}}, policyTypes: [Egress]}}]
+expect:
+  deny: [{from: [x/a], to: [api-server]}]
+  allow: [{from: [x/b], to: [api-server], ports: [TCP/443]}]
+`
+	for name, tc := range map[string]struct {
+		dies   bool
+		a, b   compare.Result
+		reason string
+	}{
+		"it is there":       {false, compare.Pass, compare.Pass, ""},
+		"it is not by then": {true, compare.Inconclusive, compare.Inconclusive, "the API server answered 0 of 8 attempts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory(t)
+			m.dead = func(name string) bool { return tc.dies && name == scenarios.APIServer && m.policies["x/np"].Name != "" }
+			rep, err := New(m, m, options()).Run(t.Context(), load(t, scenario))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]compare.Judgement{}
+			for _, j := range rep.Scenarios[0].Steps[0].Judgements {
+				got[j.Attempt.ID] = j
+			}
+			for id, want := range map[string]compare.Result{"x/a>api-server:TCP/443": tc.a, "x/b>api-server:TCP/443": tc.b} {
+				if j := got[id]; j.Result != want || want == compare.Inconclusive && !strings.Contains(j.Reason, tc.reason) {
+					t.Errorf("%s: want %s with %q, got %s: %s", id, want, tc.reason, j.Result, j.Reason)
+				}
+			}
+		})
+	}
+}
+
 func TestAPathThatWasNeverProvenIsInconclusive(t *testing.T) {
 	m := newMemory(t)
 	m.dead = func(name string) bool { return name == "x/b" } // from the start: no baseline

@@ -71,6 +71,7 @@ fuzz: ## every fuzz target, each for FUZZTIME (20s)
 	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
 	   { grep -hos '^func Fuzz[A-Za-z0-9]*' "$$dir"/*_test.go || true; } | cut -c6- | while read -r target; do \
 	     go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null; done; done
+	cd runner/race && go test -run '^$$' -fuzz . -fuzztime $(FUZZTIME) .
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck

@@ -80,9 +80,9 @@ type Reach struct {
 	// Nodes are places ("a", "b", …) whose node addresses are destinations: "node:a" on the ports that the world's hostNetwork pods
 	// there listen on, and "node:a:namespace/name" on the node ports of a Service of type NodePort, which go by the Service's own ports.
 	Nodes []string `json:"nodes,omitempty"`
-	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME". They are attempted by every pod
-	// and attempt, but for those with addresses of their own, pods and node addresses, but no Services, whose addresses mean something inside of the cluster alone. Only the lab has
-	// such hosts: elsewhere the scenario is skipped.
+	// Outside are hosts that are no part of the cluster, both sources and destinations, written "outside:NAME". They are attempted by every pod and
+	// attempt, but for those with addresses of their own, pods and node addresses, but no Services, whose addresses mean something inside of the
+	// cluster alone. Only the lab has such hosts: elsewhere the scenario is skipped.
 	Outside []OutsideHost `json:"outside,omitempty"`
 	// APIServer also plans an attempt of every pod at the cluster's API server, "api-server", by the Service kubernetes in the namespace default:
 	// one TLS handshake, by which the server proves who it is, and no request. It is judged on the servers' own addresses and their port.

@@ -68,7 +68,8 @@ func TestHostsOutsideAndSCTPAreProven(t *testing.T) {
 				return ""
 			})
 			wantSome(t, counts, "to outside by TCP delivered", "to outside by TCP dropped", "to outside by UDP delivered", "to outside by ICMP delivered",
-				"to 169.254.169.254:80 delivered", "to 169.254.169.254:80 dropped", "to the API server delivered", "to the API server dropped", "from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
+				"to 169.254.169.254:80 delivered", "to 169.254.169.254:80 dropped", "to the API server delivered", "to the API server dropped",
+				"from outside by TCP delivered", "from outside by TCP dropped", "from outside by ICMP delivered",
 				"from outside at a node port delivered", "from outside at a node port silent", "SCTP delivered", "SCTP dropped")
 			gapproof(t, "report", "verify", dir).wantExit(t, 0)
 			wantNoRunNamespaces(ctx, t, cfg)
@@ -213,7 +214,8 @@ func TestIPv6AloneHoldsOnAClusterOfIt(t *testing.T) {
 	wantSome(t, counts, "podIP TCP delivered", "podIP TCP dropped", "podIP UDP delivered", "podIP UDP dropped", "podIP ICMP delivered",
 		"podIP SCTP delivered", "podIP SCTP dropped", "clusterIP TCP delivered", "clusterIP TCP dropped", "lookup DNS delivered", "lookup DNS dropped",
 		"headless delivered", "nodePort TCP delivered", "hostNetwork delivered", "hostNetwork silent", "outsideIP TCP delivered", "outsideIP TCP dropped",
-		"outsideIP ICMP delivered", "apiServerIP TCP delivered", "apiServerIP TCP dropped", "to [fd00:ec2::254]:80 delivered", "to [fd00:ec2::254]:80 dropped", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
+		"outsideIP ICMP delivered", "apiServerIP TCP delivered", "apiServerIP TCP dropped", "to [fd00:ec2::254]:80 delivered",
+		"to [fd00:ec2::254]:80 dropped", "from outside podIP delivered", "from outside podIP dropped", "from outside nodePort delivered")
 	gapproof(t, "report", "verify", dir).wantExit(t, 0)
 	var fromPod []string
 	for _, canary := range wantSeal(t, six, 0, "SEALED", "").Facts.Canaries {

@@ -109,7 +109,8 @@ func (c *Client) manifest(ctx context.Context, ref name.Reference) (*remote.Desc
 }
 
 // Blob fetches the blob with this digest and size in bytes. Where it is cut it goes on, if the registry answers ranges, and begins anew
-// otherwise. Each try gives the content to a call of to, from its beginning; a try counts when to has returned nil and the content was what the digest and the size say, and it is not before that to be believed.
+// otherwise. Each try gives the content to a call of to, from its beginning; a try counts when to has returned nil and the content was what the
+// digest and the size say, and it is not before that to be believed.
 func (c *Client) Blob(ctx context.Context, repository, digest string, size int64, to func(io.Reader) error) error {
 	ref, err := c.byDigest(repository, digest)
 	if err != nil {

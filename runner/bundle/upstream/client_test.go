@@ -312,9 +312,17 @@ func TestACutBodyGoesOnWhereItWasCut(t *testing.T) {
 			answers{cutAt(0, half), func(w http.ResponseWriter, _ *http.Request) { part(w, 0, len(content)) }, cutAt(0, len(content))},
 			[]string{"", rest, ""}, 2,
 		},
-		"another range":                {answers{cutAt(0, half), cutAt(half-1, len(content)), cutAt(0, len(content))}, []string{"", rest, ""}, 2},
+		"another range": {answers{cutAt(0, half), cutAt(half-1, len(content)), cutAt(0, len(content))}, []string{"", rest, ""}, 2},
+		"the right bytes, said to be others": {
+			answers{cutAt(0, half), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", half, len(content)-1, len(content)+1))
+				w.WriteHeader(http.StatusPartialContent)
+				_, _ = w.Write(content[half:])
+			}, cutAt(0, len(content))},
+			[]string{"", rest, ""}, 2,
+		},
 		"gone by now":                  {answers{cutAt(0, half), status(404), cutAt(0, len(content))}, []string{"", rest, ""}, 2},
-		"five answers of 503 in a row": {answers{cutAt(0, half), status(503), status(503), status(503), status(503), cutAt(0, len(content))}, []string{"", rest, rest, rest, rest, ""}, 2},
+		"nothing but 503 for the rest": {answers{cutAt(0, half), status(503), status(503), status(503), status(503), cutAt(0, len(content))}, []string{"", rest, rest, rest, rest, ""}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked []string
